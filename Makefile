@@ -1,0 +1,32 @@
+PYTHON ?= python3
+ARGS ?=
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format
+
+help: ## Print this help.
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+
+demo: .venv/core.stamp ## Install Mixlake and run its demo; ARGS="…" are passed on to it.
+	$(BIN)/mixlake demo $(ARGS)
+
+test: lint ## Install the development tools too and run every check, the tests and the doctests.
+	$(BIN)/pytest
+
+lint: .venv/dev.stamp ## Check formatting, lint and types.
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+
+format: .venv/dev.stamp ## Format the code and apply the safe lint fixes.
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+# One stamp for each set of requirements: installed again only when what is declared has changed.
+.venv/core.stamp: REQUIREMENT := .
+.venv/dev.stamp: REQUIREMENT := .[dev]
+.venv/%.stamp: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '$(REQUIREMENT)'
+	@touch $@

@@ -1,0 +1,3 @@
+"""How training reads it: chunk reading, ordering, packing, torch datasets and state."""
+
+__all__: list[str] = []
