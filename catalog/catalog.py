@@ -1,0 +1,276 @@
+"""The catalog: what data there is, at any version."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+from datafusion import DataFrame, SessionConfig, SessionContext
+
+from mixlake.catalog import schema
+from mixlake.catalog.errors import ConfigError, LakeError, listed, nearest
+from mixlake.catalog.fields import is_path
+from mixlake.catalog.formats import check_options
+from mixlake.catalog.frames import files_frame, samples_frame
+from mixlake.catalog.lake import Lake
+from mixlake.catalog.listing import find_files
+from mixlake.catalog.properties import declare
+from mixlake.catalog.records import BatchFunction, Dataset, Progress, Property
+from mixlake.catalog.registration import Registration, register_files
+from mixlake.catalog.sql import run_query
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_RUN_TABLES = (schema.RUNS, schema.WEIGHTS, schema.CHUNKS, schema.FEEDBACK)
+
+
+class Catalog:
+    r"""A central, read-only layer over collections of files: samples and their properties, in versions.
+
+    An opened catalog follows the newest version; ``at`` gives one that stays where it is and cannot be written.
+
+    >>> import pathlib
+    >>> lines = ['{"text": "Hallo", "meta": {"language": "de"}}', '{"text": "Hello", "meta": {"language": "en"}}']
+    >>> _ = pathlib.Path("greetings.jsonl").write_text("\n".join(lines))
+    >>> catalog = Catalog.open("lake", create=True)
+    >>> catalog.register("greetings", "greetings.jsonl", properties={"language": "meta.language"})
+    1
+    >>> catalog.sql("SELECT language, count(*) AS n FROM samples GROUP BY 1 ORDER BY 1").to_pylist()
+    [{'language': 'de', 'n': 1}, {'language': 'en', 'n': 1}]
+    """
+
+    def __init__(self, lake: Lake, pinned: int | None = None) -> None:
+        self.lake = lake
+        self._pinned = pinned
+        self._cached_datasets: tuple[int, tuple[Dataset, ...]] | None = None
+
+    @classmethod
+    def open(cls, uri: str, *, create: bool = False, storage_options: Mapping[str, str] | None = None) -> Catalog:
+        """Return the catalog of the lake at ``uri``; with ``create`` the lake is made where there is none.
+
+        Raises:
+            LakeError: there is no lake.
+        """
+        lake = Lake(uri, storage_options)
+        if not lake.exists():
+            if not create:
+                raise LakeError(f"there is no lake at {lake.uri}; check the path, or make one with create=True")
+            lake.create()
+        return cls(lake)
+
+    @classmethod
+    def create(cls, uri: str, *, storage_options: Mapping[str, str] | None = None) -> Catalog:
+        """Make a new lake at ``uri`` and return its catalog.
+
+        Raises:
+            LakeError: there is one already.
+        """
+        lake = Lake(uri, storage_options)
+        if lake.exists():
+            raise LakeError(f"there is a lake at {lake.uri} already; open it instead")
+        lake.create()
+        return cls(lake)
+
+    @property
+    def version(self) -> int:
+        """The catalog version: the Delta version of `datasets`."""
+        return self.lake.table(schema.DATASETS).version() if self._pinned is None else self._pinned
+
+    def at(self, *, version: int | None = None, timestamp: str | datetime | None = None) -> Catalog:
+        """Return the catalog as it was at a version, or at a moment (ISO 8601; UTC where no zone is given).
+
+        Raises:
+            ConfigError: not exactly one of the two is given, or the timestamp does not parse.
+            LakeError: there was no such version.
+        """
+        if (version is None) == (timestamp is None):
+            raise ConfigError(f"at() takes a version or a timestamp, got version={version}, timestamp={timestamp}")
+        if timestamp is not None:
+            version = self._version_at(timestamp)
+        assert version is not None
+        self.lake.table_at(schema.DATASETS, version)
+        return Catalog(self.lake, pinned=version)
+
+    def register(
+        self,
+        name: str,
+        uris: str | Sequence[str],
+        *,
+        format: str | None = None,
+        text: str = "text",
+        properties: Mapping[str, str | BatchFunction] | None = None,
+        exclude: Sequence[str] = (),
+        options: Mapping[str, Any] | None = None,
+        replace: bool = False,
+        progress: Progress | None = None,
+    ) -> int:
+        """Index files where they lie, as a new catalog version, and return that version.
+
+        Args:
+            name: the dataset's name: letters, digits, ``_``, ``-`` and ``.``.
+            uris: folders, globs (``**`` crosses folders) or paths.
+            format: ``files``, ``jsonl`` or ``parquet``; inferred from the names where it is not given.
+            text: the record field that holds a sample's text.
+            properties: name to SQL expression over the record (``meta.language``, ``character_length(text)``), or to
+                a `BatchFunction`. Every record also has ``_path``, ``_row`` and, by format, ``_num_bytes``.
+            exclude: glob patterns of relative paths to leave out.
+            options: options of the format.
+            replace: take the place of a dataset of that name; older versions keep showing the old one.
+            progress: called with bytes done and bytes in all.
+
+        Raises:
+            ConfigError: a name, path, option or property is wrong.
+            DataError: a file cannot be read; nothing is registered then.
+            LakeError: the name is taken, or this catalog is pinned to a version.
+        """
+        if self._pinned is not None:
+            raise LakeError(f"catalog@{self._pinned} is read-only; register through Catalog.open")
+        if not _NAME.fullmatch(name):
+            raise ConfigError(f"dataset name {name!r}: expected letters, digits, '_', '-' and '.'")
+        if not is_path(text):
+            raise ConfigError(f"text={text!r}: expected a field, such as text or meta.body")
+        version, live = self._live()
+        if not replace and any(dataset.name == name for dataset in live):
+            raise LakeError(
+                f"dataset {name!r} is registered already (datasets@{version}); pass replace=True to replace it"
+            )
+        declared = declare(properties or {})
+        listed_uris = (uris,) if isinstance(uris, str) else tuple(uris)
+        data_format, files = find_files(listed_uris, format_name=format, exclude=exclude)
+        check_options(data_format, options or {})
+        request = Registration(
+            dataset=name,
+            uris=listed_uris,
+            format=data_format,
+            options=dict(options or {}),
+            text=text,
+            declared=tuple(declared),
+            files=tuple(files),
+        )
+        return register_files(self.lake, request, live, version=version, progress=progress)
+
+    def list_datasets(self) -> tuple[Dataset, ...]:
+        """Return the live registrations, by name."""
+        return self._live()[1]
+
+    def dataset(self, name: str) -> Dataset:
+        """Return one live registration.
+
+        Raises:
+            LakeError: there is none of that name.
+        """
+        version, live = self._live()
+        for dataset in live:
+            if dataset.name == name:
+                return dataset
+        names = [dataset.name for dataset in live]
+        raise LakeError(f"no dataset {name!r} in datasets@{version}; there are: {listed(names)}.{nearest(name, names)}")
+
+    def datasets(self) -> DataFrame:
+        """Return a frame of the live datasets: name, format, counts, folders."""
+        return self.sql(
+            "SELECT dataset, format, num_files, num_samples, num_bytes, text, uris, registration, registered_at "
+            "FROM datasets ORDER BY dataset"
+        )
+
+    def properties(self) -> DataFrame:
+        """Return a frame of all properties: dataset, name, type, expression, origin."""
+        rows = [{"dataset": d.name, **prop.to_row()} for d in self.list_datasets() for prop in d.properties]
+        columns = pa.schema([pa.field("dataset", pa.string()), *schema.PROPERTY_STRUCT])
+        return SessionContext().from_arrow(pa.Table.from_pylist(rows, schema=columns))
+
+    def history(self) -> DataFrame:
+        """Return a frame of the catalog's versions, newest first: when, who, what, and its parameters."""
+        rows = []
+        for commit in self.lake.table(schema.DATASETS).history():
+            version = int(commit["version"])
+            if version > self.version:
+                continue
+            said = {k.removeprefix("mixlake."): v for k, v in commit.items() if k.startswith("mixlake.")}
+            rows.append(
+                {
+                    "version": version,
+                    "timestamp": commit["timestamp"] * 1000,
+                    "user": said.pop("user", ""),
+                    "action": said.pop("action", "create"),
+                    "dataset": said.pop("dataset", None),
+                    "num_samples": int(said["num_samples"]) if "num_samples" in said else None,
+                    "details": json.dumps(said, sort_keys=True),
+                }
+            )
+        columns = [
+            ("version", pa.int64()),
+            ("timestamp", schema.TIMESTAMP),
+            ("user", pa.string()),
+            ("action", pa.string()),
+            ("dataset", pa.string()),
+            ("num_samples", pa.int64()),
+            ("details", pa.string()),
+        ]
+        return SessionContext().from_arrow(pa.Table.from_pylist(rows, schema=pa.schema(columns)))
+
+    def sql(self, query: str) -> DataFrame:
+        """Run a query that can only read, and return its frame.
+
+        Tables: `samples`, `files` and `datasets` as they are at this version; `runs`, `weights`, `chunks` and
+        `feedback` as they are now.
+
+        Raises:
+            QueryError: the query does not parse, names something unknown, or would write.
+        """
+        return run_query(self.session(), query, f"samples@{self.version}")
+
+    def session(self) -> SessionContext:
+        """Return a DataFusion session with the lake's tables at this version."""
+        version, live = self._live()
+        # Parallel sorts fail on columns that are constant in a file ("SanityCheckPlan"), as dataset is.
+        context = SessionContext(SessionConfig({"datafusion.optimizer.repartition_sorts": "false"}))
+        context.register_view(schema.SAMPLES, samples_frame(context, self.lake, live))
+        context.register_view(schema.FILES, files_frame(context, self.lake, live))
+        # Not as tables of deltalake's own provider: their frames die with the session that made them.
+        context.register_dataset(schema.DATASETS, self.lake.table_at(schema.DATASETS, version).to_pyarrow_dataset())
+        for name in _RUN_TABLES:
+            context.register_dataset(name, self.lake.table(name).to_pyarrow_dataset())
+        return context
+
+    def samples(self, context: SessionContext | None = None) -> DataFrame:
+        """Return a frame of all samples at this version."""
+        return samples_frame(context or SessionContext(), self.lake, self._live()[1])
+
+    def _live(self) -> tuple[int, tuple[Dataset, ...]]:
+        version = self.version
+        if self._cached_datasets is None or self._cached_datasets[0] != version:
+            rows = self.lake.table_at(schema.DATASETS, version).to_pyarrow_table().to_pylist()
+            self._cached_datasets = (version, tuple(sorted(map(_dataset, rows), key=lambda dataset: dataset.name)))
+        return self._cached_datasets
+
+    def _version_at(self, timestamp: str | datetime) -> int:
+        try:
+            moment = datetime.fromisoformat(timestamp) if isinstance(timestamp, str) else timestamp
+        except ValueError as error:
+            raise ConfigError(f"timestamp {timestamp!r} is not ISO 8601, such as 2026-11-01T00:00:00Z") from error
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        commits = self.lake.table(schema.DATASETS).history()
+        before = [int(c["version"]) for c in commits if c["timestamp"] <= moment.timestamp() * 1000]
+        if not before:
+            first = datetime.fromtimestamp(commits[-1]["timestamp"] / 1000, UTC).isoformat()
+            raise LakeError(f"there was no catalog at {moment.isoformat()}: datasets@0 was made at {first}")
+        return max(before)
+
+
+def _dataset(row: Mapping[str, Any]) -> Dataset:
+    return Dataset(
+        name=row["dataset"],
+        registration=row["registration"],
+        uris=tuple(row["uris"]),
+        format=row["format"],
+        options=json.loads(row["options"]),
+        text=row["text"],
+        properties=tuple(Property(**prop) for prop in row["properties"]),
+        num_files=row["num_files"],
+        num_samples=row["num_samples"],
+        num_bytes=row["num_bytes"],
+    )

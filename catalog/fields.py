@@ -1,0 +1,161 @@
+"""Fields of a record: which ones an SQL expression needs, and record batches of just those.
+
+Only the fields that expressions mention are taken out of a record, so that odd values elsewhere in it do no harm and
+cost nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from mixlake.catalog.errors import ConfigError, DataError
+from mixlake.catalog.records import FieldPath
+
+_NAME = r"""(?:"(?:[^"]|"")+"|[A-Za-z_][A-Za-z0-9_$]*)"""
+_STEP = rf"""(?:\s*\.\s*{_NAME}|\[\s*'(?:[^']|'')+'\s*\])"""
+_TOKEN = re.compile(rf"""'(?:[^']|'')*'|--[^\n]*|(?P<path>{_NAME}{_STEP}*)(?P<call>\s*\()?|\d[\w.]*""")
+_PATH = re.compile(rf"\s*{_NAME}{_STEP}*\s*")
+_PART = re.compile(rf"""(?P<name>{_NAME})|\[\s*'(?P<key>(?:[^']|'')+)'\s*\]""")
+_KEYWORDS = frozenset(
+    """all and any array as asc between both by case cast collate cross desc distinct else end escape exists extract
+    false filter first for from ilike in interval is last leading like not null nulls on or order over overlay
+    partition position regexp rlike row rows similar some substring then to trailing trim true try_cast unknown using
+    values when where with within""".split()  # noqa: SIM905  (a list of strings would fill the screen)
+)
+
+
+def parse_path(text: str) -> FieldPath:
+    """Split a dotted or bracketed path into names.
+
+    >>> parse_path("meta.language"), parse_path('"odd name"'), parse_path("meta['a.b']")
+    (('meta', 'language'), ('odd name',), ('meta', 'a.b'))
+    """
+    if not _PATH.fullmatch(text):
+        raise ConfigError(f"{text!r} is not a field: expected names joined by dots, such as meta.language")
+    parts = []
+    for match in _PART.finditer(text):
+        if match["key"] is not None:
+            parts.append(match["key"].replace("''", "'"))
+        else:
+            name = match["name"]
+            parts.append(name[1:-1].replace('""', '"') if name.startswith('"') else name)
+    return tuple(parts)
+
+
+def is_path(expression: str) -> bool:
+    """Say whether an expression is nothing but a field, so that it needs no SQL engine."""
+    return _PATH.fullmatch(expression) is not None and expression.strip().lower() not in _KEYWORDS
+
+
+def mentioned_fields(expression: str) -> list[FieldPath]:
+    """Return every field that an SQL expression may mean, in order and without repeats.
+
+    Type names (``CAST(x AS BIGINT)``) are among them: a name that no record has is decided on by the SQL engine.
+
+    >>> mentioned_fields("CASE WHEN meta.language = 'en' THEN character_length(text) END")
+    [('meta', 'language'), ('text',)]
+    """
+    found: dict[FieldPath, None] = {}
+    for match in _TOKEN.finditer(expression):
+        path = match["path"]
+        if path is None or match["call"] or path.lower() in _KEYWORDS:
+            continue
+        found[parse_path(path)] = None
+    return list(found)
+
+
+def outermost(paths: Iterable[FieldPath]) -> list[FieldPath]:
+    """Drop repeats and every path that lies inside another one.
+
+    >>> outermost([("a", "b"), ("a",), ("c",), ("c",)])
+    [('a',), ('c',)]
+    """
+    unique = sorted(set(paths), key=lambda path: (len(path), path))
+    return sorted(p for p in unique if not any(p[:n] in unique for n in range(1, len(p))))
+
+
+def value_at(record: Mapping[str, Any], path: FieldPath) -> Any:
+    """Return the value of a field of one record, or None where the record has none."""
+    value: Any = record
+    for name in path:
+        if not isinstance(value, Mapping):
+            return None
+        value = value.get(name)
+    return value
+
+
+def column_of(records: Sequence[Mapping[str, Any]], path: FieldPath, where: str, rows: Sequence[int]) -> pa.Array:
+    """Return one field of many records as an Arrow array of the narrowest type that holds all its values.
+
+    Raises:
+        DataError: the values have no common type, or a record holds something else than an object on the way;
+            ``where`` and ``rows`` name the place ("pages.jsonl, line" and the lines' numbers).
+    """
+    values: list[Any] = [record.get(path[0]) for record in records]
+    for depth, name in enumerate(path[1:], start=1):
+        try:
+            values = [None if value is None else value.get(name) for value in values]
+        except AttributeError:
+            index = next(i for i, v in enumerate(values) if v is not None and not isinstance(v, Mapping))
+            raise DataError(
+                f"{where} {rows[index]}: field {'.'.join(path[:depth])!r} is {_kind(values[index])}, "
+                f"so it has no {name!r}"
+            ) from None
+    try:
+        return pa.array(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
+        index = _first_misfit(values)
+        raise DataError(
+            f"{where} {rows[index]}: field {'.'.join(path)!r} is {_kind(values[index])}, "
+            f"which does not fit the values before it ({error})"
+        ) from error
+
+
+def _first_misfit(values: Sequence[Any]) -> int:
+    low, high = 0, len(values)
+    while high - low > 1:  # the longest prefix that converts, by bisection
+        middle = (low + high) // 2
+        try:
+            pa.array(values[:middle])
+            low = middle
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+            high = middle
+    return high - 1
+
+
+def _kind(value: Any) -> str:
+    names = {
+        dict: "an object",
+        list: "a list",
+        str: "a string",
+        bool: "a boolean",
+        int: "an integer",
+        float: "a number",
+    }
+    return f"{names.get(type(value), type(value).__name__)} ({str(value)[:40]!r})"
+
+
+def nest(columns: Mapping[FieldPath, pa.Array], num_rows: int) -> pa.RecordBatch:
+    """Build a record batch in which every column lies at its path: structs within structs."""
+    if not columns:
+        return pa.RecordBatch.from_struct_array(pa.array([{}] * num_rows, pa.struct([])))
+    names, arrays = _children(columns)
+    return pa.RecordBatch.from_arrays(arrays, names)
+
+
+def _children(columns: Mapping[FieldPath, pa.Array]) -> tuple[list[str], list[pa.Array]]:
+    groups: dict[str, dict[FieldPath, pa.Array]] = {}
+    for path, column in columns.items():
+        groups.setdefault(path[0], {})[path[1:]] = column
+    arrays = []
+    for group in groups.values():
+        if () in group:
+            arrays.append(group[()])
+        else:
+            names, children = _children(group)
+            arrays.append(pa.StructArray.from_arrays(children, names))
+    return list(groups), arrays

@@ -1,0 +1,71 @@
+"""DataFusion frames over exactly the files that a version of the lake consists of.
+
+The snapshot's files are resolved with deltalake and given to DataFusion one by one: unlike a whole-table provider this
+prunes row groups, and a registration's name becomes a literal, so that a predicate on it drops whole files.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+
+import pyarrow as pa
+from datafusion import DataFrame, SessionContext, col, lit
+
+from mixlake.catalog import schema
+from mixlake.catalog.lake import Lake
+from mixlake.catalog.records import Dataset
+
+_INDEX_COLUMNS = [f for f in schema.TABLES[schema.SAMPLES].columns if f.name != schema.REGISTRATION]
+_FILE_COLUMNS = [f for f in schema.TABLES[schema.FILES].columns if f.name != schema.REGISTRATION]
+
+
+def samples_frame(context: SessionContext, lake: Lake, datasets: Sequence[Dataset]) -> DataFrame:
+    """Return the `samples` view: dataset, registration, the address columns, and every live property."""
+    stored = pa.schema(lake.table(schema.SAMPLES).schema().to_arrow())
+    names = sorted({prop.name for dataset in datasets for prop in dataset.properties})
+    properties = [stored.field(name) for name in names]
+    return _union(context, lake, schema.SAMPLES, datasets, [*_INDEX_COLUMNS, *properties])
+
+
+def files_frame(context: SessionContext, lake: Lake, datasets: Sequence[Dataset]) -> DataFrame:
+    """Return the `files` view: dataset, registration, and the columns of the table."""
+    return _union(context, lake, schema.FILES, datasets, _FILE_COLUMNS)
+
+
+def _union(
+    context: SessionContext, lake: Lake, table: str, datasets: Sequence[Dataset], columns: Sequence[pa.Field]
+) -> DataFrame:
+    paths = _files_by_registration(lake, table)
+    frames = [
+        _one_file(context, os.path.join(lake.path(table), path), dataset, columns)
+        for dataset in datasets
+        for path in paths.get(dataset.registration, [])
+    ]
+    if not frames:
+        names = [pa.field("dataset", pa.string()), pa.field("registration", pa.string()), *columns]
+        return context.from_arrow(pa.schema(names).empty_table())
+    union = frames[0]
+    for frame in frames[1:]:
+        union = union.union(frame)
+    return union
+
+
+def _files_by_registration(lake: Lake, table: str) -> Mapping[str, list[str]]:
+    actions = pa.table(lake.table(table).get_add_actions(flatten=True))
+    paths: dict[str, list[str]] = {}
+    for path, registration in zip(
+        actions["path"].to_pylist(), actions["partition.registration"].to_pylist(), strict=True
+    ):
+        paths.setdefault(registration, []).append(path)
+    return {registration: sorted(files) for registration, files in paths.items()}
+
+
+def _one_file(context: SessionContext, path: str, dataset: Dataset, columns: Sequence[pa.Field]) -> DataFrame:
+    frame = context.read_parquet(path)
+    present = set(frame.schema().names)
+    literals = [lit(dataset.name).alias("dataset"), lit(dataset.registration).alias("registration")]
+    return frame.select(
+        *literals,
+        *((col(f.name) if f.name in present else lit(None)).cast(f.type).alias(f.name) for f in columns),
+    )

@@ -1,0 +1,107 @@
+"""The records that registration, formats and loading pass to one another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+IntArray: TypeAlias = npt.NDArray[np.int64]
+FieldPath: TypeAlias = tuple[str, ...]
+"""Names from the top of a record down to one field: ``("meta", "language")``."""
+
+PropertyFunction: TypeAlias = Callable[[pa.RecordBatch], pa.Array]
+"""A batch function: the records of some samples in, one value per sample out."""
+
+Progress: TypeAlias = Callable[[int, int, str], None]
+"""Called as ``progress(done, total, unit)`` while long work goes on; ``total`` may grow."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataFile:
+    """One file of a dataset as it was when it was registered (or, before that, listed)."""
+
+    uri: str
+    """Where it lies: an absolute path."""
+    path: str
+    """Its path relative to the folder that was registered, with forward slashes."""
+    num_bytes: int
+    modified_us: int
+    """Modification time in microseconds since 1970."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Span:
+    """Consecutive rows of one file, and the bytes that hold them where the format knows (else -1)."""
+
+    row_start: int
+    row_stop: int
+    byte_start: int = -1
+    byte_stop: int = -1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Block:
+    """The samples that one read decodes, as a format's scan reports them. All arrays have one entry per sample."""
+
+    file_ids: IntArray
+    rows: IntArray
+    byte_starts: IntArray | None
+    """First byte of each sample in its file; None where the format addresses by row alone."""
+    byte_stops: IntArray | None
+    columns: dict[FieldPath, pa.Array]
+    """Those of the fields asked for that the block's records have."""
+    num_bytes: int
+    """Bytes that one read of this block decodes."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BatchFunction:
+    """A property computed by a Python function instead of SQL."""
+
+    function: PropertyFunction
+    fields: tuple[str, ...]
+    """The fields it needs; it gets a record batch of these."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Property:
+    """A typed column about samples, and where it comes from."""
+
+    name: str
+    type: str
+    """Arrow type, as `str(pa.DataType)` writes it."""
+    expression: str
+    """The SQL expression over the record, or the qualified name of the batch function."""
+    origin: str
+    """``sql`` or ``function``."""
+
+    def to_row(self) -> dict[str, str]:
+        """Return the property as a row of `datasets.properties`."""
+        return {
+            "name": self.name,
+            "type": self.type,
+            "expression": self.expression,
+            "origin": self.origin,
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dataset:
+    """One live registration: a row of `datasets`."""
+
+    name: str
+    registration: str
+    uris: tuple[str, ...]
+    format: str
+    text: str
+    """The record field that holds a sample's text."""
+    options: dict[str, Any]
+    properties: tuple[Property, ...]
+    num_files: int
+    num_samples: int
+    num_bytes: int

@@ -1,0 +1,111 @@
+"""Writes the index of one registration: Parquet files in storage order, committed together at the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from deltalake.transaction import AddAction
+
+from mixlake.catalog import schema
+from mixlake.catalog.lake import Lake
+
+ROWS_PER_GROUP = 65_536
+"""Small row groups, so that reading a few blocks of rows out of the index decodes little."""
+_ROWS_PER_FILE = 4_194_304
+
+
+class SampleWriter:
+    """Buffers rows, writes them to files that nobody sees, and publishes them with one commit.
+
+    Property types may widen while rows come in (all null so far, then int64, then double): files written before are
+    rewritten once at the end. Leaving the context without ``commit`` deletes what was written.
+    """
+
+    def __init__(self, lake: Lake, registration: str) -> None:
+        self._lake = lake
+        self._registration = registration
+        self._folder = os.path.join(lake.path(schema.SAMPLES), f"registration={registration}")
+        self._buffer: list[pa.Table] = []
+        self._buffered = 0
+        self._files: list[str] = []
+        self._writer: pq.ParquetWriter | None = None
+        self._rows_in_file = 0
+        self._is_committed = False
+
+    def __enter__(self) -> SampleWriter:
+        os.makedirs(self._folder)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._close_file()
+        if not self._is_committed:
+            for path in self._files:
+                os.remove(path)
+            os.rmdir(self._folder)
+
+    def write(self, rows: pa.Table) -> None:
+        """Take the next rows, in storage order."""
+        self._buffer.append(rows)
+        self._buffered += len(rows)
+        if self._buffered >= ROWS_PER_GROUP:
+            self._flush()
+
+    def commit(self, columns: pa.Schema) -> None:
+        """Bring every file to ``columns`` and publish them in one commit to `samples`."""
+        self._flush()
+        self._close_file()
+        for path in self._files:
+            if not pq.read_schema(path).equals(columns):
+                _rewrite(path, columns)
+        actions = [self._add_action(path) for path in self._files]
+        self._lake.add_sample_files(actions, columns, action=f"register {self._registration}")
+        self._is_committed = True
+
+    def _flush(self) -> None:
+        if not self._buffer:
+            return
+        table = pa.concat_tables(self._buffer, promote_options="permissive")
+        self._buffer, self._buffered = [], 0
+        if self._writer is None or self._writer.schema != table.schema or self._rows_in_file >= _ROWS_PER_FILE:
+            self._close_file()
+            path = os.path.join(self._folder, f"part-{len(self._files):05d}.parquet")
+            self._files.append(path)
+            self._writer = pq.ParquetWriter(path, table.schema, compression="zstd")
+        self._writer.write_table(table, row_group_size=ROWS_PER_GROUP)
+        self._rows_in_file += len(table)
+
+    def _close_file(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+        self._writer, self._rows_in_file = None, 0
+
+    def _add_action(self, path: str) -> AddAction:
+        table = pq.read_table(path, columns=["file_id", "block"])
+        bounds = {name: pc.min_max(table[name]).as_py() for name in table.column_names}
+        stats = {
+            "numRecords": len(table),
+            "minValues": {name: bound["min"] for name, bound in bounds.items()},
+            "maxValues": {name: bound["max"] for name, bound in bounds.items()},
+            "nullCount": dict.fromkeys(bounds, 0),
+        }
+        return AddAction(
+            path=f"registration={self._registration}/{os.path.basename(path)}",
+            size=os.path.getsize(path),
+            partition_values={"registration": self._registration},
+            modification_time=int(time.time() * 1000),
+            data_change=True,
+            stats=json.dumps(stats),
+        )
+
+
+def _rewrite(path: str, columns: pa.Schema) -> None:
+    temporary = f"{path}.tmp"
+    with pq.ParquetFile(path) as source, pq.ParquetWriter(temporary, columns, compression="zstd") as target:
+        for batch in source.iter_batches(ROWS_PER_GROUP):
+            target.write_table(pa.Table.from_batches([batch]).cast(columns))
+    os.replace(temporary, path)
