@@ -1,0 +1,98 @@
+"""The samples of a cell as one sequence per pass, of which any part can be had."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mixlake.catalog.records import IntArray
+from mixlake.mixing.cells import CellPlan
+from mixlake.mixing.index import IndexReader, Rows
+from mixlake.mixing.order import PassOrder, pass_order
+from mixlake.mixing.randomness import Purpose, permutation
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Layout:
+    """How one cell goes through the blocks in one pass."""
+
+    blocks: IntArray
+    """The blocks where it has samples, in the order of the pass."""
+    ends: IntArray
+    """Samples up to the end of each window of blocks."""
+
+
+class CellRows:
+    """Maps positions of a cell's pass to rows: a window of blocks after the other, each window's rows permuted."""
+
+    def __init__(self, plan: CellPlan, reader: IndexReader, *, seed: int, window: int) -> None:
+        self._plan = plan
+        self._reader = reader
+        self._seed = seed
+        self._window = window
+        self._orders: dict[int, PassOrder] = {}
+        self._layouts: dict[tuple[int, int], _Layout] = {}
+        self._open_windows: dict[int, tuple[tuple[int, int], Rows]] = {}
+        self._first_entry_C = np.searchsorted(plan.entry_cell_E, np.arange(plan.num_cells + 1))
+
+    def slice(self, cell: int, pass_number: int, start: int, stop: int) -> Rows:
+        """Return the rows at positions ``start`` to ``stop`` of the cell's pass."""
+        layout = self._layout(cell, pass_number)
+        parts = []
+        while start < stop:
+            window = int(np.searchsorted(layout.ends, start, side="right"))
+            begin = int(layout.ends[window - 1]) if window else 0
+            end = min(stop, int(layout.ends[window]))
+            rows = self._rows_of_window(cell, pass_number, window, layout)
+            parts.append(rows.take(slice(start - begin, end - begin)))
+            start = end
+        return Rows.concat(parts)
+
+    def _layout(self, cell: int, pass_number: int) -> _Layout:
+        key = (cell, pass_number)
+        if key not in self._layouts:
+            entries = slice(int(self._first_entry_C[cell]), int(self._first_entry_C[cell + 1]))
+            blocks = self._plan.entry_block_E[entries]
+            order = np.argsort(self._order(pass_number).position_B[blocks])
+            totals = np.cumsum(self._plan.entry_samples_E[entries][order])
+            step = max(self._window, 1)
+            ends = np.append(totals[step - 1 : -1 : step], totals[-1])
+            self._layouts[key] = _Layout(blocks=blocks[order], ends=ends)
+        return self._layouts[key]
+
+    def _order(self, pass_number: int) -> PassOrder:
+        if pass_number not in self._orders:
+            self._orders[pass_number] = pass_order(
+                self._plan.num_rows_B, self._seed, pass_number, shuffled=self._window > 0
+            )
+        return self._orders[pass_number]
+
+    def _rows_of_window(self, cell: int, pass_number: int, window: int, layout: _Layout) -> Rows:
+        key = (pass_number, window)
+        if cell not in self._open_windows or self._open_windows[cell][0] != key:
+            step = max(self._window, 1)
+            blocks = layout.blocks[window * step : (window + 1) * step]
+            rows = self._reader.rows(cell, blocks, pass_number, self._order(pass_number))
+            if self._window:
+                rows = rows.take(permutation(len(rows), self._seed, Purpose.ROWS, window, cell, pass_number))
+            self._open_windows[cell] = (key, rows)
+        return self._open_windows[cell][1]
+
+
+def spread(remaining: IntArray, num: int) -> IntArray:
+    """Return which cell each of the next ``num`` samples comes from, in proportion to what remains in each.
+
+    The sequence for a smaller ``num`` is a prefix of the sequence for a larger one.
+
+    >>> spread(np.array([2, 4]), 6).tolist()
+    [1, 0, 1, 1, 0, 1]
+    """
+    total = int(remaining.sum())
+    if len(remaining) == 1 or not num:
+        return np.zeros(num, np.int64)
+    enough = np.minimum(remaining, (num + len(remaining)) * remaining // total + 2)
+    cells = np.repeat(np.arange(len(remaining)), enough)
+    within = np.arange(len(cells)) - np.repeat(np.cumsum(enough) - enough, enough)
+    # (j + 1/2) / remaining, compared as fractions of the largest denominator that stays exact in float64
+    return cells[np.lexsort((cells, (within + 0.5) / remaining[cells]))][:num]

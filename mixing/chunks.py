@@ -1,0 +1,216 @@
+"""Chunks: what the scheduler writes, what the loader reads, and the order that both agree on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
+
+from mixlake.catalog import schema
+from mixlake.catalog.errors import LakeError, ScheduleError
+from mixlake.catalog.lake import Fence, Lake
+from mixlake.catalog.records import IntArray
+from mixlake.mixing.randomness import Purpose, permutation
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Intervals:
+    """Runs of consecutive rows, sorted by component, registration, file and row. One entry per interval."""
+
+    component: IntArray
+    """Index into the weights version's components."""
+    registration: IntArray
+    """Index into ``Chunk.registrations``."""
+    file_id: IntArray
+    row_start: IntArray
+    row_stop: IntArray
+    byte_start: IntArray
+    byte_stop: IntArray
+    pass_number: IntArray
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chunk:
+    """A fixed number of samples in mixture proportions."""
+
+    number: int
+    weights_version: int
+    stage: int
+    registrations: tuple[str, ...]
+    intervals: Intervals
+    component_order: IntArray
+    """Component of each sample, in delivery order."""
+    is_last: bool
+
+    @property
+    def num_samples(self) -> int:
+        """The number of samples."""
+        return len(self.component_order)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Delivery:
+    """A chunk's samples in the order in which they are delivered. One entry per sample."""
+
+    component: IntArray
+    interval: IntArray
+    """Index into the chunk's intervals."""
+    row: IntArray
+    """Row in the interval's file."""
+
+
+def delivery(chunk: Chunk, *, seed: int, shuffled: bool) -> Delivery:
+    """Return the order in which a chunk's samples are delivered: anyone can recompute it from the chunk.
+
+    Components follow ``component_order``; the samples of a component are permuted, keyed by (seed, chunk, component),
+    or stay in storage order where the mixture is not shuffled.
+    """
+    intervals = chunk.intervals
+    lengths = intervals.row_stop - intervals.row_start
+    interval = np.repeat(np.arange(len(lengths)), lengths)
+    row = np.arange(len(interval)) - np.repeat(np.cumsum(lengths) - lengths, lengths) + intervals.row_start[interval]
+    place = np.empty(len(interval), np.int64)  # of every slot, the sample that fills it
+    counts = np.bincount(intervals.component[interval])
+    slots = np.argsort(chunk.component_order, kind="stable")
+    start = 0
+    for component, count in enumerate(counts.tolist()):
+        inside = permutation(count, seed, Purpose.DELIVERY, chunk.number, component) if shuffled else np.arange(count)
+        place[slots[start : start + count]] = start + inside
+        start += count
+    return Delivery(component=chunk.component_order, interval=interval[place], row=row[place])
+
+
+class ChunkLog:
+    """The chunks of one run in the `chunks` table."""
+
+    def __init__(self, lake: Lake, run: str, components: Sequence[str]) -> None:
+        self._lake = lake
+        self._run = run
+        self._components = list(components)
+        self._files: dict[str, tuple[int, int]] = {}
+        self._version = -1
+
+    def append(self, chunks: Sequence[Chunk], cursor: dict[str, Any], previous: int) -> None:
+        """Commit consecutive chunks as one snapshot, with the scheduler's state after the last of them.
+
+        Args:
+            chunks: the chunks, in order.
+            cursor: the scheduler's state.
+            previous: the last chunk that this scheduler knows to be committed; -1 for none.
+
+        Raises:
+            ScheduleError: another scheduler committed chunks of this run.
+        """
+        now = datetime.now(UTC)
+        rows = [
+            pa.table(
+                {
+                    "run": [self._run],
+                    "chunk": [chunk.number],
+                    "weights_version": [chunk.weights_version],
+                    "stage": pa.array([chunk.stage], pa.int32()),
+                    "num_samples": [chunk.num_samples],
+                    "intervals": self._to_arrow(chunk),
+                    "component_order": pa.ListArray.from_arrays(
+                        [0, chunk.num_samples], pa.array(chunk.component_order, pa.int16())
+                    ),
+                    "cursor": pa.array([json.dumps(cursor) if chunk is chunks[-1] else None], pa.string()),
+                    "is_last": [chunk.is_last],
+                    "created_at": pa.array([now], schema.TIMESTAMP),
+                }
+            )
+            for chunk in chunks
+        ]
+        last = chunks[-1].number
+        fence = Fence(application=f"run:{self._run}", seen=previous, number=last)
+        try:
+            self._lake.append(schema.CHUNKS, pa.concat_tables(rows), action=f"schedule {self._run}", fence=fence)
+        except LakeError as error:
+            raise ScheduleError(
+                f"run {self._run!r}: another scheduler wrote chunks after chunk {previous}; only one may schedule a run"
+            ) from error
+
+    def read(self, first: int, stop: int) -> list[Chunk]:
+        """Return those of the chunks ``first`` to ``stop`` that are committed."""
+        table = self._table(first, stop, [f.name for f in schema.TABLES[schema.CHUNKS].columns if f.name != "run"])
+        return [self._from_arrow(row) for row in table.sort_by("chunk").to_batches(max_chunksize=1)]
+
+    def last(self) -> tuple[int, dict[str, Any] | None, bool, datetime | None]:
+        """Return the last committed chunk (-1 for none), the cursor after it, if it ends the run, and its time."""
+        self._refresh()
+        newest = max((stop for _, stop in self._files.values()), default=-1)
+        if newest < 0:
+            return -1, None, False, None
+        row = self._table(newest, newest + 1, ["cursor", "is_last", "created_at"]).to_pylist()[0]
+        return newest, json.loads(row["cursor"]), row["is_last"], row["created_at"]
+
+    def _refresh(self) -> None:
+        handle = self._lake.table(schema.CHUNKS)
+        if handle.version() == self._version:
+            return
+        actions = pa.table(handle.get_add_actions(flatten=True))
+        mine = actions.filter(pc.equal(actions["partition.run"], self._run))
+        columns = [mine[name].to_pylist() for name in ("path", "min.chunk", "max.chunk")] if len(mine) else [[], [], []]
+        self._files = {path: (low, high) for path, low, high in zip(*columns, strict=True)}
+        self._version = handle.version()
+
+    def _table(self, first: int, stop: int, columns: Sequence[str]) -> pa.Table:
+        self._refresh()
+        paths = [path for path, (low, high) in self._files.items() if low < stop and high >= first]
+        fields = [f for f in schema.TABLES[schema.CHUNKS].columns if f.name != "run"]
+        if not paths:
+            return pa.schema([f for f in fields if f.name in columns]).empty_table()
+        folder = self._lake.path(schema.CHUNKS)
+        files = pads.dataset([f"{folder}/{path}" for path in paths], schema=pa.schema(fields), format="parquet")
+        wanted = (pads.field("chunk") >= first) & (pads.field("chunk") < stop)
+        return files.to_table(columns=list(columns), filter=wanted, use_threads=False)
+
+    def _to_arrow(self, chunk: Chunk) -> pa.ListArray:
+        intervals = chunk.intervals
+        arrays = [
+            pa.array(self._components).take(pa.array(intervals.component)),
+            pa.array(chunk.registrations).take(pa.array(intervals.registration)),
+            pa.array(intervals.file_id, pa.int32()),
+            pa.array(intervals.row_start),
+            pa.array(intervals.row_stop),
+            pa.array(intervals.byte_start, mask=intervals.byte_start < 0),
+            pa.array(intervals.byte_stop, mask=intervals.byte_stop < 0),
+            pa.array(intervals.pass_number, pa.int32()),
+        ]
+        values = pa.StructArray.from_arrays(arrays, fields=list(schema.INTERVAL_STRUCT))
+        return pa.ListArray.from_arrays([0, len(values)], values)
+
+    def _from_arrow(self, row: pa.RecordBatch) -> Chunk:
+        values = row["intervals"].flatten()
+        column = {field.name: values.field(index) for index, field in enumerate(schema.INTERVAL_STRUCT)}
+        registrations = column["registration"].unique()
+        intervals = Intervals(
+            component=_array(pc.index_in(column["component"], pa.array(self._components))),
+            registration=_array(pc.index_in(column["registration"], registrations)),
+            file_id=_array(column["file_id"]),
+            row_start=_array(column["row_start"]),
+            row_stop=_array(column["row_stop"]),
+            byte_start=_array(column["byte_start"]),
+            byte_stop=_array(column["byte_stop"]),
+            pass_number=_array(column["pass"]),
+        )
+        return Chunk(
+            number=row["chunk"][0].as_py(),
+            weights_version=row["weights_version"][0].as_py(),
+            stage=row["stage"][0].as_py(),
+            registrations=tuple(registrations.to_pylist()),
+            intervals=intervals,
+            component_order=_array(row["component_order"].flatten()),
+            is_last=row["is_last"][0].as_py(),
+        )
+
+
+def _array(column: pa.Array) -> IntArray:
+    return np.asarray(pc.fill_null(column, -1).to_numpy(zero_copy_only=False), np.int64)

@@ -1,0 +1,50 @@
+"""The order of one pass over the blocks, the same for all cells.
+
+Blocks are shuffled in two levels, so that the index is read in long runs however large it is: the storage order is cut
+into runs of about a row group of the index, the runs are shuffled and taken some at a time (a segment), and the blocks
+of a segment are shuffled among themselves. A lake of up to a million samples is one segment, so its blocks are shuffled
+without limits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mixlake.catalog.records import IntArray
+from mixlake.mixing.randomness import Purpose, permutation
+
+ROWS_PER_RUN = 65_536
+RUNS_PER_SEGMENT = 16
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PassOrder:
+    """The order in which a pass visits the blocks."""
+
+    blocks: IntArray
+    """Block at each position."""
+    position_B: IntArray
+    """Position of each block."""
+    segment_B: IntArray
+    """Segment of each block; a segment is a run of positions that is fetched from the index at once."""
+
+
+def pass_order(num_rows_B: IntArray, seed: int, number: int, *, shuffled: bool) -> PassOrder:
+    """Return the order of pass ``number`` over blocks that have ``num_rows_B`` rows each.
+
+    >>> pass_order(np.array([5, 5, 5]), seed=0, number=0, shuffled=False).blocks.tolist()
+    [0, 1, 2]
+    """
+    run_B = (np.cumsum(num_rows_B) - num_rows_B) // ROWS_PER_RUN
+    runs, run_B = np.unique(run_B, return_inverse=True)
+    place_of_run = np.arange(len(runs))
+    if shuffled:
+        place_of_run = np.argsort(permutation(len(runs), seed, Purpose.SEGMENTS, number))
+    segment_B = place_of_run[run_B] // RUNS_PER_SEGMENT
+    within_B = np.arange(len(num_rows_B))
+    if shuffled:
+        within_B = np.argsort(permutation(len(num_rows_B), seed, Purpose.BLOCKS, number))
+    blocks = np.lexsort((within_B, segment_B)).astype(np.int64)
+    return PassOrder(blocks=blocks, position_B=np.argsort(blocks), segment_B=segment_B.astype(np.int64))

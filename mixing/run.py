@@ -1,0 +1,283 @@
+"""A run: one declared training run, pinned to one catalog version."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import threading
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as pads
+from datafusion import DataFrame
+
+from mixlake.catalog import Catalog, ConfigError, LakeError, ScheduleError, schema
+from mixlake.catalog.errors import listed, nearest
+from mixlake.catalog.lake import Fence
+from mixlake.catalog.records import Progress
+from mixlake.catalog.sql import check_predicate
+from mixlake.mixing.cell_rows import CellRows
+from mixlake.mixing.cells import CellPlan, find_cells
+from mixlake.mixing.chunks import Chunk, ChunkLog, delivery
+from mixlake.mixing.index import IndexReader
+from mixlake.mixing.mixture import Mixture
+from mixlake.mixing.scheduler import Cursor, Scheduler
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_SAMPLES_PER_COMMIT = 1 << 18
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """What decides every chunk of a run: a row of `runs`."""
+
+    name: str
+    catalog_version: int
+    mixture: Mixture
+    seed: int
+    chunk_size: int
+    """Samples per chunk."""
+    lanes: int
+    """Deterministic sub-streams: chunk c belongs to lane c modulo ``lanes``."""
+
+    def to_row(self) -> dict[str, Any]:
+        """Return the row of `runs`."""
+        mixture = json.dumps(self.mixture.to_dict(), sort_keys=False)
+        decisive = [self.catalog_version, mixture, self.seed, self.chunk_size, self.lanes]
+        return {
+            "run": self.name,
+            "catalog_version": self.catalog_version,
+            "mixture": mixture,
+            "seed": self.seed,
+            "chunk_size": self.chunk_size,
+            "lanes": self.lanes,
+            "config_hash": hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:16],
+            "created_at": datetime.now(UTC),
+        }
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> RunConfig:
+        """Return the config of a row of `runs`."""
+        return cls(
+            name=row["run"],
+            catalog_version=row["catalog_version"],
+            mixture=Mixture.from_dict(json.loads(row["mixture"])),
+            seed=row["seed"],
+            chunk_size=row["chunk_size"],
+            lanes=row["lanes"],
+        )
+
+
+class Run:
+    """One training run in the lake: its chunks, its weights, and what was drawn."""
+
+    def __init__(self, catalog: Catalog, config: RunConfig, plan: CellPlan | None = None) -> None:
+        self.config = config
+        self.catalog = catalog.at(version=config.catalog_version)
+        self.chunks = ChunkLog(self.catalog.lake, config.name, [c.name for c in config.mixture.components])
+        self._known_plan = plan
+        self._cursor: Cursor | None = None
+        self._lock = threading.Lock()
+
+    @classmethod
+    def start(
+        cls,
+        catalog: Catalog,
+        name: str,
+        mixture: Mixture,
+        *,
+        seed: int = 0,
+        chunk_size: int = 1024,
+        lanes: int = 8,
+    ) -> Run:
+        """Declare a run at the catalog's version; its weights become version 1. Nothing is written if it is refused.
+
+        Raises:
+            ConfigError: a number is out of range, or a component of the mixture is empty.
+            QueryError: a predicate of the mixture is wrong.
+            LakeError: there is a run of that name.
+        """
+        if not _NAME.fullmatch(name):
+            raise ConfigError(f"run name {name!r}: expected letters, digits, '_', '-' and '.'")
+        for label, value, least in (("seed", seed, 0), ("chunk_size", chunk_size, 1), ("lanes", lanes, 1)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ConfigError(f"{label} is {value!r}; expected a whole number, {least} or more")
+        if name in _run_names(catalog):
+            raise LakeError(f"run {name!r} exists already in {catalog.lake.uri}; choose another name, or load it")
+        pinned = catalog.at(version=catalog.version)
+        plan = find_cells(pinned, mixture)
+        config = RunConfig(
+            name=name, catalog_version=pinned.version, mixture=mixture, seed=seed, chunk_size=chunk_size, lanes=lanes
+        )
+        fence = Fence(application=f"run:{name}", seen=-1, number=0)
+        lake = catalog.lake
+        lake.append(schema.WEIGHTS, _first_weights(config), action=f"declare {name}", fence=fence)
+        row = pa.Table.from_pylist([config.to_row()], schema=schema.TABLES[schema.RUNS].columns)
+        lake.append(schema.RUNS, row, action=f"start {name}", fence=fence)
+        return cls(catalog, config, plan)
+
+    @classmethod
+    def load(cls, catalog: Catalog, name: str) -> Run:
+        """Return a run that was started before.
+
+        Raises:
+            LakeError: there is none of that name.
+        """
+        rows = _read(catalog, schema.RUNS, name)
+        if not rows:
+            names = _run_names(catalog)
+            raise LakeError(f"no run {name!r} in {catalog.lake.uri}; there are: {listed(names)}.{nearest(name, names)}")
+        return cls(catalog, RunConfig.from_row(rows[0]))
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return self.config.name
+
+    @cached_property
+    def plan(self) -> CellPlan:
+        """The cells that the run draws from."""
+        return self._known_plan or find_cells(self.catalog, self.config.mixture)
+
+    def schedule(self, num_chunks: int, *, progress: Progress | None = None) -> int:
+        """Draw and commit up to ``num_chunks`` more chunks; return how many there were left to draw.
+
+        Each commit is one snapshot of consecutive chunks and can be resumed from. A run that has ended gives 0.
+
+        Raises:
+            ScheduleError: another scheduler writes chunks of this run.
+        """
+        if num_chunks < 0:
+            raise ConfigError(f"num_chunks is {num_chunks}; expected 0 or more")
+        with self._lock:
+            cursor = self._cursor or self._stored_cursor()
+            self._cursor = None  # read again from the lake, should anything below fail
+            done = 0
+            while done < num_chunks and not cursor.is_ended:
+                num = min(num_chunks - done, max(1, _SAMPLES_PER_COMMIT // self.config.chunk_size))
+                chunks, after = self._draw(cursor, num)
+                self.chunks.append(chunks, after.to_dict(), previous=cursor.next_chunk - 1)
+                cursor = after
+                done += len(chunks)
+                if progress is not None:
+                    progress(done, num_chunks, "chunks")
+            self._cursor = cursor
+            return done
+
+    def samples(self, chunk: int) -> DataFrame:
+        """Return a frame of one chunk's samples in delivery order.
+
+        Columns: position, component, dataset, registration, file_id, row, uri, pass, weights_version.
+
+        Raises:
+            ScheduleError: the chunk is not scheduled.
+        """
+        found = self.chunks.read(chunk, chunk + 1)
+        if not found:
+            last = self.chunks.last()[0]
+            raise ScheduleError(f"run {self.name!r} has no chunk {chunk}; its last chunk is {last}")
+        context = self.catalog.session()
+        context.from_arrow(self._addresses(found[0]), "drawn")
+        return context.sql(
+            "SELECT d.position, d.component, f.dataset, d.registration, d.file_id, d.row, f.uri, d.pass, "
+            "d.weights_version FROM drawn d "
+            "JOIN files f ON d.registration = f.registration AND d.file_id = f.file_id ORDER BY d.position"
+        )
+
+    def lineage(self, predicate: str) -> DataFrame:
+        """Return a frame of the chunks that drew the samples which match a predicate.
+
+        Columns: chunk, component, pass, weights_version, dataset, registration, file_id, row, uri.
+
+        Raises:
+            QueryError: the predicate is wrong.
+        """
+        where = f"samples@{self.catalog.version}"
+        check_predicate(self.catalog.samples(), predicate, "lineage", where)
+        return self.catalog.sql(
+            "WITH hits AS (SELECT dataset, registration, file_id, row FROM samples WHERE (\n" + predicate + "\n)), "
+            "pieces AS (SELECT chunk, weights_version, unnest(intervals) AS interval FROM chunks "
+            f"WHERE run = '{self.name}') "
+            "SELECT p.chunk, p.interval['component'] AS component, p.interval['pass'] AS pass, p.weights_version, "
+            "h.dataset, h.registration, h.file_id, h.row, f.uri FROM hits h "
+            "JOIN pieces p ON p.interval['registration'] = h.registration AND p.interval['file_id'] = h.file_id "
+            "AND h.row >= p.interval['row_start'] AND h.row < p.interval['row_stop'] "
+            "JOIN files f ON f.registration = h.registration AND f.file_id = h.file_id "
+            "ORDER BY chunk, dataset, h.file_id, h.row"
+        )
+
+    def weights(self) -> DataFrame:
+        """Return a frame of the run's weights versions, each with its cause."""
+        return self.catalog.sql(
+            f"SELECT version, step, chunk, cause, weights, details, created_at FROM weights "
+            f"WHERE run = '{self.name}' ORDER BY version"
+        )
+
+    def _draw(self, cursor: Cursor, num: int) -> tuple[list[Chunk], Cursor]:
+        chunks: list[Chunk] = []
+        while len(chunks) < num and not cursor.is_ended:
+            chunk, cursor = self._scheduler.draw(cursor)
+            chunks.append(chunk)
+        return chunks, cursor
+
+    @cached_property
+    def _scheduler(self) -> Scheduler:
+        config = self.config
+        reader = IndexReader(self.catalog, config.mixture, self.plan)
+        cell_rows = CellRows(self.plan, reader, seed=config.seed, window=config.mixture.window)
+        return Scheduler(config.mixture, self.plan, cell_rows, chunk_size=config.chunk_size)
+
+    def _stored_cursor(self) -> Cursor:
+        _, state, _, _ = self.chunks.last()
+        return Cursor.start(self.config.mixture, self.plan) if state is None else Cursor.from_dict(state)
+
+    def _addresses(self, chunk: Chunk) -> pa.Table:
+        order = delivery(chunk, seed=self.config.seed, shuffled=self.config.mixture.window > 0)
+        names = [component.name for component in self.config.mixture.components]
+        intervals = chunk.intervals
+        return pa.table(
+            {
+                "position": pa.array(np.arange(chunk.num_samples)),
+                "component": pa.array(names).take(pa.array(order.component)),
+                "registration": pa.array(chunk.registrations).take(pa.array(intervals.registration[order.interval])),
+                "file_id": pa.array(intervals.file_id[order.interval], pa.int32()),
+                "row": pa.array(order.row),
+                "pass": pa.array(intervals.pass_number[order.interval], pa.int32()),
+                "weights_version": pa.array(np.full(chunk.num_samples, chunk.weights_version)),
+            }
+        )
+
+
+def list_runs(catalog: Catalog) -> DataFrame:
+    """Return a frame of all runs of the lake."""
+    return catalog.sql(
+        "SELECT run, catalog_version, seed, chunk_size, lanes, config_hash, created_at FROM runs ORDER BY run"
+    )
+
+
+def _run_names(catalog: Catalog) -> list[str]:
+    return sorted(catalog.lake.table(schema.RUNS).to_pyarrow_table(columns=["run"])["run"].to_pylist())
+
+
+def _read(catalog: Catalog, table: str, run: str) -> list[dict[str, Any]]:
+    rows = catalog.lake.table(table).to_pyarrow_dataset().to_table(filter=pads.field("run") == run)
+    return list(rows.to_pylist())
+
+
+def _first_weights(config: RunConfig) -> pa.Table:
+    shares = zip(config.mixture.components, config.mixture.shares(), strict=True)
+    row = {
+        "run": config.name,
+        "version": 1,
+        "step": 0,
+        "chunk": 0,
+        "weights": [{"component": component.name, "weight": share} for component, share in shares],
+        "cause": "declared",
+        "created_at": datetime.now(UTC),
+    }
+    return pa.Table.from_pylist([row], schema=schema.TABLES[schema.WEIGHTS].columns)
