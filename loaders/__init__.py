@@ -1,3 +1,24 @@
-"""How training reads it: chunk reading, ordering, packing, torch datasets and state."""
+"""How training reads it: chunks in place, packed tokens in exact proportions, lanes, resumable state."""
 
-__all__: list[str] = []
+from mixlake.loaders.datasets import SampleDataset, TokenDataset
+from mixlake.loaders.loader import Loader, make_loader
+from mixlake.loaders.losses import component_losses, sum_by_component
+from mixlake.loaders.packing import PackedSequence
+from mixlake.loaders.state import merge_states
+from mixlake.loaders.tokenizers import ByteTokenizer, CallableTokenizer, JsonTokenizer, Tokenizer, load_tokenizer
+
+__all__ = [
+    "ByteTokenizer",
+    "CallableTokenizer",
+    "JsonTokenizer",
+    "Loader",
+    "PackedSequence",
+    "SampleDataset",
+    "TokenDataset",
+    "Tokenizer",
+    "component_losses",
+    "load_tokenizer",
+    "make_loader",
+    "merge_states",
+    "sum_by_component",
+]

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -26,6 +27,7 @@ from mixlake.mixing.cells import CellPlan, find_cells
 from mixlake.mixing.chunks import Chunk, ChunkLog, delivery
 from mixlake.mixing.index import IndexReader
 from mixlake.mixing.mixture import Mixture
+from mixlake.mixing.quotas import SCALE, integer_shares
 from mixlake.mixing.scheduler import Cursor, Scheduler
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -82,7 +84,13 @@ class Run:
         self.chunks = ChunkLog(self.catalog.lake, config.name, [c.name for c in config.mixture.components])
         self._known_plan = plan
         self._cursor: Cursor | None = None
+        self._shares: dict[int, list[int]] = {}
         self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the run as its place in the lake, so that worker processes open it afresh."""
+        lake = self.catalog.lake
+        return _load, (lake.uri, lake.storage_options, self.name)
 
     @classmethod
     def start(
@@ -160,7 +168,8 @@ class Run:
             done = 0
             while done < num_chunks and not cursor.is_ended:
                 num = min(num_chunks - done, max(1, _SAMPLES_PER_COMMIT // self.config.chunk_size))
-                chunks, after = self._draw(cursor, num)
+                chunks, after, changes = self._draw(cursor, num)
+                self._record_weights(changes)
                 self.chunks.append(chunks, after.to_dict(), previous=cursor.next_chunk - 1)
                 cursor = after
                 done += len(chunks)
@@ -218,12 +227,45 @@ class Run:
             f"WHERE run = '{self.name}' ORDER BY version"
         )
 
-    def _draw(self, cursor: Cursor, num: int) -> tuple[list[Chunk], Cursor]:
+    def shares(self, weights_version: int) -> list[int]:
+        """Return a weights version as integer shares out of `quotas.SCALE`, one per component of the mixture.
+
+        Raises:
+            LakeError: there is no such version.
+        """
+        if weights_version not in self._shares:
+            for row in _read(self.catalog, schema.WEIGHTS, self.name):
+                weight = {entry["component"]: entry["weight"] for entry in row["weights"]}
+                names = [component.name for component in self.config.mixture.components]
+                self._shares[row["version"]] = integer_shares([weight.get(name, 0.0) for name in names])
+        if weights_version not in self._shares:
+            raise LakeError(f"run {self.name!r} has no weights version {weights_version} in {self.catalog.lake.uri}")
+        return self._shares[weights_version]
+
+    def _draw(self, cursor: Cursor, num: int) -> tuple[list[Chunk], Cursor, list[Cursor]]:
+        """Return chunks, the cursor after them, and those cursors on the way at which the weights had changed."""
         chunks: list[Chunk] = []
+        changes: list[Cursor] = []
         while len(chunks) < num and not cursor.is_ended:
+            version = cursor.weights_version
             chunk, cursor = self._scheduler.draw(cursor)
             chunks.append(chunk)
-        return chunks, cursor
+            if cursor.weights_version != version:
+                changes.append(cursor)
+        return chunks, cursor, changes
+
+    def _record_weights(self, changes: list[Cursor]) -> None:
+        """Write the weights versions that components which ran out have made; written before their chunks are.
+
+        A scheduler that died between the two finds them there, and they are the ones that it would write.
+        """
+        if not changes:
+            return
+        known = max(row["version"] for row in _read(self.catalog, schema.WEIGHTS, self.name))
+        rows = [_exhausted_weights(self.config, cursor) for cursor in changes if cursor.weights_version > known]
+        if rows:
+            table = pa.Table.from_pylist(rows, schema=schema.TABLES[schema.WEIGHTS].columns)
+            self.catalog.lake.append(schema.WEIGHTS, table, action=f"redistribute {self.name}")
 
     @cached_property
     def _scheduler(self) -> Scheduler:
@@ -260,6 +302,10 @@ def list_runs(catalog: Catalog) -> DataFrame:
     )
 
 
+def _load(uri: str, storage_options: dict[str, str], name: str) -> Run:
+    return Run.load(Catalog.open(uri, storage_options=storage_options), name)
+
+
 def _run_names(catalog: Catalog) -> list[str]:
     return sorted(catalog.lake.table(schema.RUNS).to_pyarrow_table(columns=["run"])["run"].to_pylist())
 
@@ -270,14 +316,25 @@ def _read(catalog: Catalog, table: str, run: str) -> list[dict[str, Any]]:
 
 
 def _first_weights(config: RunConfig) -> pa.Table:
-    shares = zip(config.mixture.components, config.mixture.shares(), strict=True)
-    row = {
+    row = _weights_row(config, config.mixture.shares(), version=1, chunk=0, cause="declared")
+    return pa.Table.from_pylist([row], schema=schema.TABLES[schema.WEIGHTS].columns)
+
+
+def _exhausted_weights(config: RunConfig, cursor: Cursor) -> dict[str, Any]:
+    weights = [share / SCALE for share in cursor.shares]
+    return _weights_row(config, weights, version=cursor.weights_version, chunk=cursor.next_chunk, cause="exhausted")
+
+
+def _weights_row(
+    config: RunConfig, weights: Sequence[float], *, version: int, chunk: int, cause: str
+) -> dict[str, Any]:
+    named = zip(config.mixture.components, weights, strict=True)
+    return {
         "run": config.name,
-        "version": 1,
-        "step": 0,
-        "chunk": 0,
-        "weights": [{"component": component.name, "weight": share} for component, share in shares],
-        "cause": "declared",
+        "version": version,
+        "step": 0 if version == 1 else None,
+        "chunk": chunk,
+        "weights": [{"component": component.name, "weight": weight} for component, weight in named],
+        "cause": cause,
         "created_at": datetime.now(UTC),
     }
-    return pa.Table.from_pylist([row], schema=schema.TABLES[schema.WEIGHTS].columns)

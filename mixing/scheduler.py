@@ -111,6 +111,7 @@ class Scheduler:
         return chunk, replace(
             cursor,
             next_chunk=cursor.next_chunk + 1,
+            weights_version=cursor.weights_version + (tuple(shares) != cursor.shares and not is_ended),
             shares=tuple(shares),
             credits=tuple(credits),
             positions=tuple(positions.tolist()),
@@ -142,7 +143,10 @@ class Scheduler:
                     return order, shares, queue.credits(), True
                 shares, credits = without(component, shares, queue.credits())
                 queue = FairQueue(shares, credits, [_next_size(stream) for stream in streams])
-        return order, shares, queue.credits(), streams[queue.peek()].size() is None
+        credits = queue.credits()
+        # The next chunk's queue decides, not this one: ties fall otherwise when credits start small.
+        queue = FairQueue(shares, credits, [_next_size(stream) for stream in streams])
+        return order, shares, credits, streams[queue.peek()].size() is None
 
     def units_of(self, cells: IntArray, cursor: Cursor, sequence: IntArray) -> IntArray:
         """Return the units of a component's next samples, which come from its cells as ``sequence`` says."""

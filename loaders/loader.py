@@ -1,0 +1,175 @@
+"""The loader: batches for a trainer, made by worker processes, the same whatever their number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Generic, TypeVar
+
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from mixlake.catalog import ConfigError
+from mixlake.loaders.collate import Batch
+from mixlake.loaders.datasets import LaneDataset, Portion, SampleDataset, TokenDataset
+from mixlake.loaders.scheduling import BackgroundScheduler
+from mixlake.loaders.tokenizers import TokenizerSpec
+from mixlake.mixing import Run
+
+Item = TypeVar("Item")
+
+
+class Loader(Generic[Item]):
+    """Yields batches, and knows where the trainer stands: after the last batch that it was given.
+
+    What workers have made in advance does not count as delivered. Iterating again goes on from there.
+    """
+
+    def __init__(
+        self, dataset: LaneDataset[Item], *, batch_size: int, num_workers: int, multiprocessing_context: str
+    ) -> None:
+        if batch_size < 1 or num_workers < 0:
+            raise ConfigError(
+                f"batch_size is {batch_size} and num_workers is {num_workers}; expected 1 or more, and 0 or more"
+            )
+        if num_workers > len(dataset.lanes):
+            raise ConfigError(
+                f"num_workers is {num_workers}, but rank {dataset.reading.rank} has {len(dataset.lanes)} lanes; "
+                "every worker needs one"
+            )
+        if num_workers and multiprocessing_context not in ("forkserver", "spawn"):
+            raise ConfigError(
+                f"multiprocessing_context is {multiprocessing_context!r}; expected forkserver or spawn: "
+                "the lake's handles do not survive a fork"
+            )
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self._context = multiprocessing_context
+        self.components = dataset.components
+
+    def __iter__(self) -> Iterator[Batch]:
+        if not self.num_workers:
+            for portion in self.dataset.portions(self.batch_size, 0, 1):
+                yield from self._deliver([portion])
+            return
+        workers = DataLoader(
+            _Portions(self.dataset, self.batch_size),
+            batch_size=None,
+            num_workers=self.num_workers,
+            multiprocessing_context=self._context,
+            collate_fn=_as_it_is,
+        )
+        if self.dataset.reading.rank:
+            for portions in _by_batch(iter(workers), self.num_workers):
+                yield from self._deliver(portions)
+            return
+        with BackgroundScheduler(self.dataset.run, self.dataset.reading.lookahead) as scheduler:
+            for portions in _by_batch(scheduler.attend(iter(workers)), self.num_workers):
+                scheduler.note_lanes(portions)
+                yield from self._deliver(portions)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the trainer stands: small, JSON, positions only."""
+        return self.dataset.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up where ``state_dict`` (of this rank, or merged from all ranks) says.
+
+        Raises:
+            ConfigError: the state is of another run, other settings, or lacks this rank's lanes.
+        """
+        self.dataset.load_state_dict(state)
+
+    def _deliver(self, portions: list[Portion[Item]]) -> Iterator[Batch]:
+        lanes = {lane: state for portion in portions for lane, state in portion.lanes.items()}
+        placed = sorted(((place, item) for p in portions for place, _, item in p.items), key=lambda pair: pair[0])
+        self.dataset.advance(self.batch_size, lanes)
+        if placed:
+            yield self.dataset.collate([item for _, item in placed])
+
+
+def make_loader(
+    run: Run,
+    *,
+    batch_size: int,
+    tokenizer: TokenizerSpec | None = "bytes",
+    sequence_length: int = 1024,
+    fields: Sequence[str] | None = None,
+    num_workers: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    lookahead: int | None = None,
+    timeout: float = 300.0,
+    cache_bytes: int = 256 << 20,
+    multiprocessing_context: str = "forkserver",
+) -> Loader[Any]:
+    """Return a loader of a run's batches: packed tokens, or samples where ``tokenizer`` is None.
+
+    Rank 0 schedules the run while it loads; other ranks wait for its chunks.
+
+    Args:
+        run: the run.
+        batch_size: sequences or samples per batch and rank.
+        tokenizer: ``bytes``, the path of a tokenizer.json, a callable from text to ids, or None for samples.
+        sequence_length: tokens per sequence.
+        fields: for samples, the record fields to yield instead of the text; ``["*"]`` for all.
+        num_workers: worker processes; 0 loads in this one. The batches are the same for any number.
+        rank: this data-parallel rank.
+        world_size: number of data-parallel ranks; it must divide the run's lanes.
+        lookahead: chunks to schedule in advance; four per lane where it is not given.
+        timeout: seconds to wait for a chunk that another process schedules.
+        cache_bytes: bound of decoded row groups kept, per process.
+        multiprocessing_context: ``forkserver`` or ``spawn``.
+
+    Raises:
+        ConfigError: a number is out of range, or the tokenizer cannot be loaded.
+    """
+    common: dict[str, Any] = {
+        "rank": rank,
+        "world_size": world_size,
+        "lookahead": lookahead,
+        "timeout": timeout,
+        "cache_bytes": cache_bytes,
+    }
+    dataset: LaneDataset[Any]
+    if tokenizer is None:
+        dataset = SampleDataset(run, fields=fields, **common)
+    elif fields is None:
+        dataset = TokenDataset(run, tokenizer=tokenizer, sequence_length=sequence_length, **common)
+    else:
+        raise ConfigError(f"fields={list(fields)} goes with tokenizer=None; tokens are made of the text alone")
+    return Loader(
+        dataset,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        multiprocessing_context=multiprocessing_context,
+    )
+
+
+class _Portions(IterableDataset[Portion[Any]]):
+    """What a worker process iterates: its part of every batch."""
+
+    def __init__(self, dataset: LaneDataset[Any], batch_size: int) -> None:
+        self._dataset = dataset
+        self._batch_size = batch_size
+
+    def __iter__(self) -> Iterator[Portion[Any]]:
+        worker = get_worker_info()
+        assert worker is not None
+        return self._dataset.portions(self._batch_size, worker.id, worker.num_workers)
+
+
+def _as_it_is(portion: Any) -> Any:
+    return portion
+
+
+def _by_batch(portions: Iterator[Portion[Item]], num_workers: int) -> Iterator[list[Portion[Item]]]:
+    """Gather the portions of each batch: one of every worker whose lanes have not ended."""
+    waiting: dict[int, list[Portion[Item]]] = {}
+    num_alive, batch = num_workers, 0
+    for portion in portions:
+        waiting.setdefault(portion.batch, []).append(portion)
+        while num_alive and len(waiting.get(batch, ())) == num_alive:
+            complete = waiting.pop(batch)
+            num_alive -= sum(portion.is_last for portion in complete)
+            batch += 1
+            yield complete

@@ -1,0 +1,150 @@
+"""Reads samples where they lie: by file, row and byte range, only the fields that are needed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow.compute as pc
+
+from mixlake.catalog import Catalog, DataError, DataFile, Dataset, Span, schema
+from mixlake.catalog.fields import parse_path
+from mixlake.catalog.formats import get_format
+from mixlake.catalog.read_cache import ReadCache
+from mixlake.mixing.chunks import Chunk, Delivery
+
+Address = tuple[str, int, int]
+"""Where a sample is: (registration, file_id, row)."""
+
+
+class SampleReader:
+    """Reads the intervals of chunks; files are opened once per call, and checked against what was registered."""
+
+    def __init__(self, catalog: Catalog, *, fields: Sequence[str] | None, cache_bytes: int) -> None:
+        """Open the reader.
+
+        Args:
+            catalog: the run's catalog version.
+            fields: the record fields to read; None for all of them. The text field is always read.
+            cache_bytes: bound of what is kept decoded.
+        """
+        self._catalog = catalog
+        self._fields = fields
+        self._cache = ReadCache(cache_bytes)
+        self._datasets = {dataset.registration: dataset for dataset in catalog.list_datasets()}
+        self._files: dict[str, list[DataFile]] = {}
+
+    def dataset(self, registration: str) -> Dataset:
+        """Return the dataset of a registration."""
+        return self._datasets[registration]
+
+    def read(self, chunk: Chunk, intervals: Sequence[int]) -> dict[int, list[dict[str, Any]]]:
+        """Return the records of some intervals of a chunk.
+
+        Raises:
+            DataError: a file is gone, has changed, or cannot be read.
+        """
+        by_file: dict[tuple[str, int], list[int]] = {}
+        for index in intervals:
+            registration = chunk.registrations[chunk.intervals.registration[index]]
+            by_file.setdefault((registration, int(chunk.intervals.file_id[index])), []).append(index)
+        found: dict[int, list[dict[str, Any]]] = {}
+        for (registration, file_id), indices in by_file.items():
+            records = self._read_file(registration, file_id, [_span(chunk, index) for index in indices])
+            start = 0
+            for index in indices:
+                stop = start + int(chunk.intervals.row_stop[index] - chunk.intervals.row_start[index])
+                found[index] = records[start:stop]
+                start = stop
+        return found
+
+    def _read_file(self, registration: str, file_id: int, spans: Sequence[Span]) -> list[dict[str, Any]]:
+        dataset = self._datasets[registration]
+        file = self._file(registration, file_id)
+        _check_unchanged(file, dataset)
+        fields = None
+        if self._fields is not None:
+            fields = [parse_path(name) for name in dict.fromkeys([dataset.text, *self._fields])]
+        return get_format(dataset.format).read(file, spans, fields, dataset.options, self._cache)
+
+    def _file(self, registration: str, file_id: int) -> DataFile:
+        if registration not in self._files:
+            table = self._catalog.lake.table(schema.FILES).to_pyarrow_dataset()
+            columns = ["file_id", "uri", "path", "num_bytes", "modified"]
+            rows = table.to_table(columns=columns, filter=pc.field("registration") == registration)
+            rows = rows.sort_by("file_id").set_column(4, "modified_us", rows["modified"].cast("int64"))
+            self._files[registration] = [DataFile(**row) for row in rows.drop_columns("file_id").to_pylist()]
+        return self._files[registration][file_id]
+
+
+class ChunkBuffer:
+    """The records of one chunk by delivery position; each interval is read once and kept until it is used up."""
+
+    def __init__(self, chunk: Chunk, order: Delivery, reader: SampleReader) -> None:
+        self._chunk = chunk
+        self._order = order
+        self._reader = reader
+        self._records: dict[int, list[dict[str, Any]]] = {}
+        self._left: dict[int, int] = {}
+
+    def read(self, positions: Sequence[int]) -> list[dict[str, Any]]:
+        """Return the records at some delivery positions, in that order."""
+        intervals = [int(self._order.interval[position]) for position in positions]
+        missing = [index for index in dict.fromkeys(intervals) if index not in self._records]
+        for index, records in self._reader.read(self._chunk, missing).items():
+            self._records[index], self._left[index] = records, len(records)
+        taken = []
+        for position, index in zip(positions, intervals, strict=True):
+            offset = int(self._order.row[position] - self._chunk.intervals.row_start[index])
+            taken.append(self._records[index][offset])
+            self._left[index] -= 1
+            if not self._left[index]:
+                del self._records[index], self._left[index]
+        return taken
+
+    def address(self, position: int) -> Address:
+        """Return where the sample at a delivery position is."""
+        index = int(self._order.interval[position])
+        registration = self._chunk.registrations[self._chunk.intervals.registration[index]]
+        return registration, int(self._chunk.intervals.file_id[index]), int(self._order.row[position])
+
+    def text_field(self, position: int) -> tuple[str, ...]:
+        """Return the path of the text in the record at a delivery position."""
+        return parse_path(self._reader.dataset(self.address(position)[0]).text)
+
+    def num_bytes(self, position: int) -> int:
+        """Return how many bytes a sample takes in its file; 0 where the format does not say."""
+        index = int(self._order.interval[position])
+        intervals = self._chunk.intervals
+        rows = int(intervals.row_stop[index] - intervals.row_start[index])
+        return int(intervals.byte_stop[index] - intervals.byte_start[index]) // rows
+
+
+def _span(chunk: Chunk, index: int) -> Span:
+    intervals = chunk.intervals
+    return Span(
+        row_start=int(intervals.row_start[index]),
+        row_stop=int(intervals.row_stop[index]),
+        byte_start=int(intervals.byte_start[index]),
+        byte_stop=int(intervals.byte_stop[index]),
+    )
+
+
+def _check_unchanged(file: DataFile, dataset: Dataset) -> None:
+    try:
+        status = os.stat(file.uri)
+    except FileNotFoundError:
+        raise DataError(
+            f"{file.uri} of dataset {dataset.name!r} is gone; it was there when it was registered"
+        ) from None
+    if status.st_size != file.num_bytes:
+        what = f"has {status.st_size} bytes, and had {file.num_bytes}"
+    elif status.st_mtime_ns // 1000 != file.modified_us:
+        what = "was modified"
+    else:
+        return
+    raise DataError(
+        f"{file.uri} of dataset {dataset.name!r} {what} since it was registered ({dataset.registration}); "
+        "restore it, or register the dataset again"
+    )
