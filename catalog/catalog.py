@@ -10,13 +10,14 @@ from typing import Any
 
 import pyarrow as pa
 from datafusion import DataFrame, SessionConfig, SessionContext
+from deltalake import DeltaTable
 
 from mixlake.catalog import schema
 from mixlake.catalog.errors import ConfigError, LakeError, listed, nearest
 from mixlake.catalog.fields import is_path
 from mixlake.catalog.formats import check_options
 from mixlake.catalog.frames import files_frame, samples_frame
-from mixlake.catalog.lake import Lake
+from mixlake.catalog.lake import Lake, arrow_dataset
 from mixlake.catalog.listing import find_files
 from mixlake.catalog.properties import declare
 from mixlake.catalog.records import BatchFunction, Dataset, Progress, Property
@@ -90,7 +91,8 @@ class Catalog:
             raise ConfigError(f"at() takes a version or a timestamp, got version={version}, timestamp={timestamp}")
         if timestamp is not None:
             version = self._version_at(timestamp)
-        assert version is not None
+        if not isinstance(version, int) or isinstance(version, bool):
+            raise ConfigError(f"at(version={version!r}): expected a whole number")
         self.lake.table_at(schema.DATASETS, version)
         return Catalog(self.lake, pinned=version)
 
@@ -139,7 +141,7 @@ class Catalog:
             )
         declared = declare(properties or {})
         listed_uris = (uris,) if isinstance(uris, str) else tuple(uris)
-        data_format, files = find_files(listed_uris, format_name=format, exclude=exclude)
+        data_format, files = find_files(listed_uris, format_name=format, exclude=exclude, lake=self.lake.uri)
         check_options(data_format, options or {})
         request = Registration(
             dataset=name,
@@ -184,10 +186,11 @@ class Catalog:
 
     def history(self) -> DataFrame:
         """Return a frame of the catalog's versions, newest first: when, who, what, and its parameters."""
+        newest = self.version
         rows = []
         for commit in self.lake.table(schema.DATASETS).history():
             version = int(commit["version"])
-            if version > self.version:
+            if version > newest:
                 continue
             said = {k.removeprefix("mixlake."): v for k, v in commit.items() if k.startswith("mixlake.")}
             rows.append(
@@ -221,7 +224,7 @@ class Catalog:
         Raises:
             QueryError: the query does not parse, names something unknown, or would write.
         """
-        return run_query(self.session(), query, f"samples@{self.version}")
+        return run_query(self.session(), query, f"catalog@{self.version}")
 
     def session(self) -> SessionContext:
         """Return a DataFusion session with the lake's tables at this version."""
@@ -231,9 +234,9 @@ class Catalog:
         context.register_view(schema.SAMPLES, samples_frame(context, self.lake, live))
         context.register_view(schema.FILES, files_frame(context, self.lake, live))
         # Not as tables of deltalake's own provider: their frames die with the session that made them.
-        context.register_dataset(schema.DATASETS, self.lake.table_at(schema.DATASETS, version).to_pyarrow_dataset())
+        _register(context, schema.DATASETS, self.lake.table_at(schema.DATASETS, version))
         for name in _RUN_TABLES:
-            context.register_dataset(name, self.lake.table(name).to_pyarrow_dataset())
+            _register(context, name, self.lake.table(name))
         return context
 
     def samples(self, context: SessionContext | None = None) -> DataFrame:
@@ -243,7 +246,7 @@ class Catalog:
     def _live(self) -> tuple[int, tuple[Dataset, ...]]:
         version = self.version
         if self._cached_datasets is None or self._cached_datasets[0] != version:
-            rows = self.lake.table_at(schema.DATASETS, version).to_pyarrow_table().to_pylist()
+            rows = arrow_dataset(self.lake.table_at(schema.DATASETS, version)).to_table().to_pylist()
             self._cached_datasets = (version, tuple(sorted(map(_dataset, rows), key=lambda dataset: dataset.name)))
         return self._cached_datasets
 
@@ -252,6 +255,8 @@ class Catalog:
             moment = datetime.fromisoformat(timestamp) if isinstance(timestamp, str) else timestamp
         except ValueError as error:
             raise ConfigError(f"timestamp {timestamp!r} is not ISO 8601, such as 2026-11-01T00:00:00Z") from error
+        if not isinstance(moment, datetime):
+            raise ConfigError(f"timestamp {timestamp!r}: expected ISO 8601 text or a datetime")
         moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
         commits = self.lake.table(schema.DATASETS).history()
         before = [int(c["version"]) for c in commits if c["timestamp"] <= moment.timestamp() * 1000]
@@ -259,6 +264,13 @@ class Catalog:
             first = datetime.fromtimestamp(commits[-1]["timestamp"] / 1000, UTC).isoformat()
             raise LakeError(f"there was no catalog at {moment.isoformat()}: datasets@0 was made at {first}")
         return max(before)
+
+
+def _register(context: SessionContext, name: str, table: DeltaTable) -> None:
+    if table.file_uris():
+        context.register_dataset(name, arrow_dataset(table))
+    else:  # a dataset without fragments cannot be sorted
+        context.from_arrow(schema.TABLES[name].columns.empty_table(), name)
 
 
 def _dataset(row: Mapping[str, Any]) -> Dataset:

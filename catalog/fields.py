@@ -7,7 +7,7 @@ cost nothing.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -15,17 +15,17 @@ import pyarrow as pa
 from mixlake.catalog.errors import ConfigError, DataError
 from mixlake.catalog.records import FieldPath
 
-_NAME = r"""(?:"(?:[^"]|"")+"|[A-Za-z_][A-Za-z0-9_$]*)"""
+_NAME = r"""(?:"(?:[^"]|"")+"|[^\W\d][\w$]*)"""
 _STEP = rf"""(?:\s*\.\s*{_NAME}|\[\s*'(?:[^']|'')+'\s*\])"""
 _TOKEN = re.compile(rf"""'(?:[^']|'')*'|--[^\n]*|(?P<path>{_NAME}{_STEP}*)(?P<call>\s*\()?|\d[\w.]*""")
 _PATH = re.compile(rf"\s*{_NAME}{_STEP}*\s*")
 _PART = re.compile(rf"""(?P<name>{_NAME})|\[\s*'(?P<key>(?:[^']|'')+)'\s*\]""")
-_KEYWORDS = frozenset(
-    """all and any array as asc between both by case cast collate cross desc distinct else end escape exists extract
-    false filter first for from ilike in interval is last leading like not null nulls on or order over overlay
-    partition position regexp rlike row rows similar some substring then to trailing trim true try_cast unknown using
-    values when where with within""".split()  # noqa: SIM905  (a list of strings would fill the screen)
+_LITERALS = frozenset(["false", "null", "true"])
+_KEYWORDS = _LITERALS | frozenset(
+    """and as between case cast distinct else end exists for from ilike in interval is like not or regexp rlike similar
+    then to try_cast when""".split()  # noqa: SIM905  (a list of strings would fill the screen)
 )
+"""Words of expressions; a record may still have a field of that name, written in quotes or standing alone."""
 
 
 def parse_path(text: str) -> FieldPath:
@@ -48,7 +48,7 @@ def parse_path(text: str) -> FieldPath:
 
 def is_path(expression: str) -> bool:
     """Say whether an expression is nothing but a field, so that it needs no SQL engine."""
-    return _PATH.fullmatch(expression) is not None and expression.strip().lower() not in _KEYWORDS
+    return _PATH.fullmatch(expression) is not None and expression.strip().lower() not in _LITERALS
 
 
 def mentioned_fields(expression: str) -> list[FieldPath]:
@@ -59,6 +59,8 @@ def mentioned_fields(expression: str) -> list[FieldPath]:
     >>> mentioned_fields("CASE WHEN meta.language = 'en' THEN character_length(text) END")
     [('meta', 'language'), ('text',)]
     """
+    if is_path(expression):
+        return [parse_path(expression)]
     found: dict[FieldPath, None] = {}
     for match in _TOKEN.finditer(expression):
         path = match["path"]
@@ -66,16 +68,6 @@ def mentioned_fields(expression: str) -> list[FieldPath]:
             continue
         found[parse_path(path)] = None
     return list(found)
-
-
-def outermost(paths: Iterable[FieldPath]) -> list[FieldPath]:
-    """Drop repeats and every path that lies inside another one.
-
-    >>> outermost([("a", "b"), ("a",), ("c",), ("c",)])
-    [('a',), ('c',)]
-    """
-    unique = sorted(set(paths), key=lambda path: (len(path), path))
-    return sorted(p for p in unique if not any(p[:n] in unique for n in range(1, len(p))))
 
 
 def value_at(record: Mapping[str, Any], path: FieldPath) -> Any:
@@ -86,6 +78,26 @@ def value_at(record: Mapping[str, Any], path: FieldPath) -> Any:
             return None
         value = value.get(name)
     return value
+
+
+def has_field(record: Mapping[str, Any], path: FieldPath) -> bool:
+    """Say whether a record has a field, if only with a null in it."""
+    above = value_at(record, path[:-1])
+    return isinstance(above, Mapping) and path[-1] in above
+
+
+def field_names(record: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Return the dotted names of a record's fields, also of those within objects.
+
+    >>> field_names({"text": "Hallo", "meta": {"language": "de"}})
+    ['text', 'meta', 'meta.language']
+    """
+    names = []
+    for name, value in record.items():
+        names.append(prefix + name)
+        if isinstance(value, Mapping):
+            names += field_names(value, f"{prefix}{name}.")
+    return names
 
 
 def column_of(records: Sequence[Mapping[str, Any]], path: FieldPath, where: str, rows: Sequence[int]) -> pa.Array:
@@ -140,7 +152,10 @@ def _kind(value: Any) -> str:
 
 
 def nest(columns: Mapping[FieldPath, pa.Array], num_rows: int) -> pa.RecordBatch:
-    """Build a record batch in which every column lies at its path: structs within structs."""
+    """Build a record batch in which every column lies at its path: structs within structs.
+
+    Where both a struct and one of its fields are given, the struct gets the field if it lacks it.
+    """
     if not columns:
         return pa.RecordBatch.from_struct_array(pa.array([{}] * num_rows, pa.struct([])))
     names, arrays = _children(columns)
@@ -151,11 +166,16 @@ def _children(columns: Mapping[FieldPath, pa.Array]) -> tuple[list[str], list[pa
     groups: dict[str, dict[FieldPath, pa.Array]] = {}
     for path, column in columns.items():
         groups.setdefault(path[0], {})[path[1:]] = column
-    arrays = []
-    for group in groups.values():
-        if () in group:
-            arrays.append(group[()])
-        else:
-            names, children = _children(group)
-            arrays.append(pa.StructArray.from_arrays(children, names))
-    return list(groups), arrays
+    return list(groups), [_assemble(group) for group in groups.values()]
+
+
+def _assemble(group: dict[FieldPath, pa.Array]) -> pa.Array:
+    """Return one field: as it is given, or as a struct of the fields given below it, or both."""
+    whole = group.pop((), None)
+    if whole is not None and not (group and (pa.types.is_struct(whole.type) or pa.types.is_null(whole.type))):
+        return whole
+    if whole is not None and pa.types.is_struct(whole.type):
+        for field, child in zip(whole.type, whole.flatten(), strict=True):
+            group.setdefault((field.name,), child)
+    names, children = _children(group)
+    return pa.StructArray.from_arrays(children, names, mask=None if whole is None else whole.is_null())

@@ -8,20 +8,27 @@ Options: ``encoding`` (default utf-8) and ``encoding_errors`` (default strict; `
 
 from __future__ import annotations
 
+import codecs
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from mixlake.catalog.errors import DataError
+from mixlake.catalog.data_files import open_file
+from mixlake.catalog.errors import ConfigError, DataError
 from mixlake.catalog.read_cache import ReadCache
 from mixlake.catalog.records import Block, DataFile, FieldPath, Span
 from mixlake.catalog.schema import TIMESTAMP
 
 _FILES_PER_BLOCK = 1024
 _BYTES_PER_BLOCK = 4 << 20
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+"""What stands for a byte that is no text under ``surrogateescape``; an Arrow string cannot hold it."""
 
 
 class FilesFormat:
@@ -68,16 +75,19 @@ def _describe(file: DataFile) -> dict[str, Any]:
         "name": name,
         "extension": extension[1:].lower(),
         "num_bytes": file.num_bytes,
-        "modified": file.modified_us,
+        "modified": _EPOCH + timedelta(microseconds=file.modified_us),
     }
 
 
 def _text(file: DataFile, options: Mapping[str, Any]) -> str:
-    with open(file.uri, "rb") as stream:
-        content = stream.read()
-    encoding = str(options.get("encoding", "utf-8"))
+    with open_file(file) as stream:
+        content = stream.readall()
+    encoding, errors = str(options.get("encoding", "utf-8")), str(options.get("encoding_errors", "strict"))
     try:
-        return content.decode(encoding, str(options.get("encoding_errors", "strict")))
+        codecs.lookup_error(errors)
+        return content.decode(encoding, errors)
+    except LookupError as error:
+        raise ConfigError(f"options of format 'files': {error}") from error
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise DataError(
@@ -97,9 +107,9 @@ def _block(
     columns: dict[FieldPath, pa.Array] = {}
     for path in fields:
         if path == ("text",):
-            columns[path] = pa.array([_text(file, options) for file in files], pa.string())
+            columns[path] = pa.array([_SURROGATE.sub("\ufffd", _text(file, options)) for file in files], pa.string())
         elif path == ("modified",):
-            columns[path] = pa.array([record["modified"] for record in described], pa.int64()).cast(TIMESTAMP)
+            columns[path] = pa.array([record["modified"] for record in described], TIMESTAMP)
         elif path in (("path",), ("name",), ("extension",)):
             columns[path] = pa.array([record[path[0]] for record in described], pa.string())
         elif path == ("num_bytes",):

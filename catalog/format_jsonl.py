@@ -13,8 +13,9 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
+from mixlake.catalog.data_files import open_file
 from mixlake.catalog.errors import DataError
-from mixlake.catalog.fields import column_of
+from mixlake.catalog.fields import column_of, has_field
 from mixlake.catalog.read_cache import ReadCache
 from mixlake.catalog.records import Block, DataFile, FieldPath, IntArray, Span
 
@@ -22,6 +23,7 @@ _BYTES_PER_BLOCK = 4 << 20
 _MAX_GAP = 64 << 10
 """Ranges nearer than this are read as one: a seek costs more than the bytes between."""
 _NEWLINE = 10
+_SPACE = 32
 
 
 class JsonLinesFormat:
@@ -66,7 +68,7 @@ class JsonLinesFormat:
         del fields, options, cache
         order = sorted(range(len(spans)), key=lambda index: spans[index].byte_start)
         records: list[list[dict[str, Any]]] = [[] for _ in spans]
-        with open(file.uri, "rb", buffering=0) as stream:
+        with open_file(file) as stream:
             for group in _coalesced(spans, order):
                 start = spans[group[0]].byte_start
                 stop = max(spans[index].byte_stop for index in group)
@@ -80,28 +82,29 @@ class JsonLinesFormat:
 
 def _regions(file: DataFile) -> Iterator[tuple[int, bytes]]:
     """Yield (offset, bytes) of pieces of whole lines, each about a block long."""
-    offset, rest = 0, b""
-    with open(file.uri, "rb", buffering=0) as stream:
+    offset = 0
+    rest: list[bytes] = []
+    with open_file(file) as stream:
         while content := stream.read(_BYTES_PER_BLOCK):
             cut = content.rfind(b"\n") + 1
-            if cut == 0:
-                rest += content
-                continue
-            region = rest + content[:cut]
-            yield offset, region
-            offset += len(region)
-            rest = content[cut:]
-    if rest:
-        yield offset, rest
+            if cut:
+                region = b"".join([*rest, content[:cut]])
+                yield offset, region
+                offset += len(region)
+                rest = []
+            rest.append(content[cut:])
+    if region := b"".join(rest):
+        yield offset, region
 
 
 def _lines(region: bytes, first_line: int) -> tuple[IntArray, IntArray, list[int]]:
     """Return start and stop of every line that is not blank, and its number in the file, counted from 1."""
-    newlines = np.flatnonzero(np.frombuffer(region, np.uint8) == _NEWLINE).astype(np.int64)
+    content = np.frombuffer(region, np.uint8)
+    newlines = np.flatnonzero(content == _NEWLINE).astype(np.int64)
     stops = newlines if region.endswith(b"\n") else np.append(newlines, len(region))
     starts = np.concatenate([np.zeros(1, np.int64), newlines + 1])[: len(stops)]
     numbers = np.arange(first_line + 1, first_line + 1 + len(stops))
-    maybe_blank = np.flatnonzero(stops - starts < 8)
+    maybe_blank = np.flatnonzero(content[starts] <= _SPACE)
     blank = [i for i in maybe_blank if not region[starts[i] : stops[i]].strip()]
     if blank:
         starts, stops, numbers = np.delete(starts, blank), np.delete(stops, blank), np.delete(numbers, blank)
@@ -125,7 +128,7 @@ def _parse(
 
 
 def _is_present(column: pa.Array, records: Sequence[Mapping[str, Any]], path: FieldPath) -> bool:
-    return column.null_count < len(column) or (len(path) == 1 and any(path[0] in record for record in records))
+    return column.null_count < len(column) or any(has_field(record, path) for record in records)
 
 
 def _coalesced(spans: Sequence[Span], order: Sequence[int]) -> Iterator[list[int]]:

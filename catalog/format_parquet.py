@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -29,22 +30,19 @@ class ParquetFormat:
         """Yield every row group with the columns that the fields need."""
         del options
         for file_id, file in enumerate(files):
-            parquet = _open(file)
-            present = [path for path in fields if _has_field(parquet.schema_arrow, path)]
+            metadata, bounds = _layout(file)
+            present = [path for path in fields if _has_field(metadata.schema.to_arrow_schema(), path)]
             names = [".".join(path) for path in present]
-            row = 0
-            for index in range(parquet.num_row_groups):
-                metadata = parquet.metadata.row_group(index)
-                table = _decode(parquet, file, index, names)
+            for group, (start, stop) in enumerate(pairwise(bounds.tolist())):
+                table = _decode(file, metadata, group, names)
                 yield Block(
-                    file_ids=np.full(metadata.num_rows, file_id, np.int64),
-                    rows=np.arange(row, row + metadata.num_rows, dtype=np.int64),
+                    file_ids=np.full(stop - start, file_id, np.int64),
+                    rows=np.arange(start, stop, dtype=np.int64),
                     byte_starts=None,
                     byte_stops=None,
                     columns={path: _column(table, path) for path in present},
-                    num_bytes=metadata.total_byte_size,
+                    num_bytes=metadata.row_group(group).total_byte_size,
                 )
-                row += metadata.num_rows
 
     def read(
         self,
@@ -57,7 +55,7 @@ class ParquetFormat:
         """Return the rows of the spans, in their order; a row group is decoded once while it stays in the cache."""
         del options
         key = (file.uri, file.modified_us)
-        parquet, bounds = cache.get(key, lambda: _opened(file))
+        metadata, bounds = cache.get(key, lambda: _sized_layout(file))
         columns = None if fields is None else tuple(".".join(path) for path in fields)
         records: list[dict[str, Any]] = []
         for span in spans:
@@ -67,36 +65,40 @@ class ParquetFormat:
                 if group >= len(bounds) - 1:
                     raise DataError(f"{file.uri}: row {row} is not there; the file has {bounds[-1]} rows")
                 stop = min(span.row_stop, int(bounds[group + 1]))
-                table = cache.get((*key, group, columns), partial(_decode_sized, parquet, file, group, columns))
+                table = cache.get((*key, group, columns), partial(_decode_sized, file, metadata, group, columns))
                 records += table.slice(row - int(bounds[group]), stop - row).to_pylist()
                 row = stop
         return records
 
 
-def _open(file: DataFile) -> pq.ParquetFile:
+def _layout(file: DataFile) -> tuple[pq.FileMetaData, IntArray]:
+    """Return a file's metadata, and the first row of every row group, and of the one after the last."""
     try:
-        return pq.ParquetFile(file.uri)
+        metadata = pq.read_metadata(file.uri)
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{file.uri}: not a readable Parquet file ({error})") from error
+    counts = [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)]
+    return metadata, np.cumsum([0, *counts], dtype=np.int64)
 
 
-def _opened(file: DataFile) -> tuple[tuple[pq.ParquetFile, IntArray], int]:
-    parquet = _open(file)
-    counts = [parquet.metadata.row_group(index).num_rows for index in range(parquet.num_row_groups)]
-    return (parquet, np.cumsum([0, *counts], dtype=np.int64)), parquet.metadata.serialized_size
+def _sized_layout(file: DataFile) -> tuple[tuple[pq.FileMetaData, IntArray], int]:
+    metadata, bounds = _layout(file)
+    return (metadata, bounds), metadata.serialized_size
 
 
-def _decode(parquet: pq.ParquetFile, file: DataFile, group: int, columns: Sequence[str] | None) -> pa.Table:
+def _decode(file: DataFile, metadata: pq.FileMetaData, group: int, columns: Sequence[str] | None) -> pa.Table:
+    # Opened anew for each row group: kept handles would soon be more than a process may have.
     try:
-        return parquet.read_row_group(group, columns=None if columns is None else list(columns), use_threads=False)
+        with pq.ParquetFile(file.uri, metadata=metadata) as parquet:
+            return parquet.read_row_group(group, columns=None if columns is None else list(columns), use_threads=False)
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{file.uri}, row group {group}: cannot be decoded ({error})") from error
 
 
 def _decode_sized(
-    parquet: pq.ParquetFile, file: DataFile, group: int, columns: Sequence[str] | None
+    file: DataFile, metadata: pq.FileMetaData, group: int, columns: Sequence[str] | None
 ) -> tuple[pa.Table, int]:
-    table = _decode(parquet, file, group, columns)
+    table = _decode(file, metadata, group, columns)
     return table, table.nbytes
 
 

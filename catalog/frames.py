@@ -45,10 +45,10 @@ def _union(
     if not frames:
         names = [pa.field("dataset", pa.string()), pa.field("registration", pa.string()), *columns]
         return context.from_arrow(pa.schema(names).empty_table())
-    union = frames[0]
-    for frame in frames[1:]:
-        union = union.union(frame)
-    return union
+    while len(frames) > 1:  # in pairs: planning a chain of 900 unions takes 9 s, planning a balanced tree 0.5 s
+        pairs = [frames[i].union(frames[i + 1]) for i in range(0, len(frames) - 1, 2)]
+        frames = pairs + frames[2 * len(pairs) :]
+    return frames[0]
 
 
 def _files_by_registration(lake: Lake, table: str) -> Mapping[str, list[str]]:

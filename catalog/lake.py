@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import getpass
 import os
+import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
+import pyarrow.dataset as pads
+import pyarrow.fs as pafs
 from deltalake import CommitProperties, DeltaTable, Field, Schema, Transaction, WriterProperties, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction
@@ -18,6 +22,12 @@ from mixlake.catalog import schema
 from mixlake.catalog.errors import ConfigError, LakeError
 
 _WRITER = WriterProperties(compression="ZSTD")
+_KEEP_VERSIONS = {"delta.enableExpiredLogCleanup": "false"}
+"""For the root table: by default a checkpoint drops the versions that are older than 30 days."""
+_MAX_ATTEMPTS = 100
+"""Tries to commit while other processes do; at each, one of them gets on."""
+_UNREADABLE_PATH = re.compile(r"[*?\[\]|^\\\x00-\x1f]|%[0-9A-Fa-f]{2}")
+"""What delta-rs and DataFusion take for a pattern or an escape, quoted or not."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,6 +52,9 @@ class Lake:
         if "://" in uri:
             raise ConfigError(f"lake {uri!r}: only lakes on a local disk can be opened by this version")
         self.uri = os.path.abspath(os.path.expanduser(uri))
+        odd = _UNREADABLE_PATH.search(self.uri)
+        if odd:
+            raise ConfigError(f"lake {self.uri!r}: a lake's path must not hold {odd[0]!r}; choose another folder")
         self.storage_options = dict(storage_options or {})
         self._handles: dict[str, DeltaTable] = {}
         self._lock = threading.RLock()
@@ -51,12 +64,25 @@ class Lake:
         return DeltaTable.is_deltatable(self.path(schema.DATASETS))
 
     def create(self) -> None:
-        """Make every table that is not there yet, the root last, so that a lake that exists is complete."""
+        """Make every table that is not there yet, the root last, so that a lake that exists is complete.
+
+        Raises:
+            LakeError: the folder cannot be written.
+        """
         for name in [n for n in schema.TABLES if n != schema.DATASETS] + [schema.DATASETS]:
             table = schema.TABLES[name]
-            DeltaTable.create(
-                self.path(name), table.columns, mode="ignore", name=name, partition_by=list(table.partition_by)
-            )
+            try:
+                DeltaTable.create(
+                    self.path(name),
+                    table.columns,
+                    mode="ignore",
+                    name=name,
+                    partition_by=list(table.partition_by),
+                    configuration=_KEEP_VERSIONS if name == schema.DATASETS else None,
+                )
+            except (DeltaError, OSError) as error:
+                if not DeltaTable.is_deltatable(self.path(name)):  # else another process made it at the same time
+                    raise LakeError(f"cannot make a lake at {self.uri}: {str(error).splitlines()[0]}") from error
 
     def path(self, name: str) -> str:
         """Return where a table lies."""
@@ -109,42 +135,54 @@ class Lake:
         Raises:
             LakeError: the fence is broken.
         """
-        with self._lock:
-            handle = self.table(name)
-            if fence is not None:
-                last = handle.transaction_version(fence.application)
-                if last is not None and last > fence.seen:
-                    raise LakeError(f"{name}@{handle.version()}: another process did {action} first")
-            data = rows.cast(schema.TABLES[name].columns)
-            common: Any = {
-                "writer_properties": _WRITER,
-                "commit_properties": commit_properties(action, details, fence),
-            }
-            try:
-                if replace_where is None:
-                    write_deltalake(handle, data, mode="append", **common)
-                else:
-                    write_deltalake(handle, data, mode="overwrite", predicate=replace_where, **common)
-            except CommitFailedError as error:
-                raise LakeError(f"{name}: another process did {action} first ({error})") from error
-            return self.table(name).version()
+        data = rows.cast(schema.TABLES[name].columns)
+        common: Any = {
+            "writer_properties": _WRITER,
+            "commit_properties": commit_properties(action, details, fence),
+        }
+
+        def attempt(handle: DeltaTable) -> None:
+            last = None if fence is None else handle.transaction_version(fence.application)
+            if fence is not None and last is not None and last > fence.seen:
+                raise LakeError(f"{name}@{handle.version()}: another process did {action} first ({fence.application})")
+            if replace_where is None:
+                write_deltalake(handle, data, mode="append", **common)
+            else:
+                write_deltalake(handle, data, mode="overwrite", predicate=replace_where, **common)
+
+        return self._commit(name, attempt, action)
 
     def add_sample_files(self, actions: Sequence[AddAction], columns: pa.Schema, *, action: str) -> None:
-        """Commit Parquet files that already lie in the `samples` folder, after adding the columns that it lacks."""
-        with self._lock:
-            handle = self.table(schema.SAMPLES)
-            present = set(pa.schema(handle.schema().to_arrow()).names)
-            missing = [Field.from_arrow(column) for column in columns if column.name not in present]
-            if missing:
-                handle.alter.add_columns(missing)
-                handle = self.table(schema.SAMPLES)
-            handle.create_write_transaction(
+        """Commit Parquet files that already lie in the `samples` folder, after adding the columns that it lacks.
+
+        Raises:
+            LakeError: another process added a column of the same name and another type.
+        """
+
+        def attempt(handle: DeltaTable) -> None:
+            stored = _add_columns(handle, columns)
+            self.table(schema.SAMPLES).create_write_transaction(
                 list(actions),
                 "append",
-                Schema.from_arrow(pa.schema(handle.schema().to_arrow())),
+                Schema.from_arrow(stored),
                 partition_by=[schema.REGISTRATION],
                 commit_properties=commit_properties(action),
             )
+
+        self._commit(schema.SAMPLES, attempt, action)
+
+    def _commit(self, name: str, attempt: Callable[[DeltaTable], None], action: str) -> int:
+        """Attempt a commit until no other process's commit is in its way; return the version that it made."""
+        with self._lock:
+            for _ in range(_MAX_ATTEMPTS):
+                handle = self.table(name)
+                try:
+                    attempt(handle)
+                except CommitFailedError as error:
+                    conflict = error
+                else:
+                    return handle.version()
+            raise LakeError(f"{name}: other processes are in the way of {action} ({conflict})") from conflict
 
     def _open(self, name: str, version: int | None = None) -> DeltaTable:
         try:
@@ -156,11 +194,47 @@ class Lake:
             raise LakeError(f"{name}{at} in {self.uri} cannot be read: {error}") from error
 
 
+def arrow_dataset(table: DeltaTable) -> pads.Dataset:
+    """Return a table's rows as an Arrow dataset.
+
+    Its files are opened by Arrow itself: through deltalake's own file system, Arrow's reading threads call into Python,
+    and a process that exits while they do is aborted ("terminate called without an active exception").
+    """
+    return table.to_pyarrow_dataset(filesystem=pafs.SubTreeFileSystem(_local_path(table), pafs.LocalFileSystem()))
+
+
+def _local_path(table: DeltaTable) -> str:
+    return unquote(urlsplit(table.table_uri).path)
+
+
+def _add_columns(samples: DeltaTable, columns: pa.Schema) -> pa.Schema:
+    """Add the columns that `samples` lacks; return its schema."""
+    stored = pa.schema(samples.schema().to_arrow())
+    for column in columns:
+        if column.name in stored.names and stored.field(column.name).type != column.type:
+            raise LakeError(
+                f"{schema.SAMPLES}@{samples.version()}: another process made {column.name!r} "
+                f"{stored.field(column.name).type}, here it is {column.type}; cast it, or give it another name"
+            )
+    missing = [column for column in columns if column.name not in stored.names]
+    if missing:
+        samples.alter.add_columns([Field.from_arrow(column) for column in missing])
+        stored = pa.schema([*stored, *missing])
+    return stored
+
+
 def commit_properties(
     action: str, details: Mapping[str, Any] | None = None, fence: Fence | None = None
 ) -> CommitProperties:
     """Return what a commit says about itself in the history: action, user, details."""
-    metadata = {"mixlake.action": action, "mixlake.user": getpass.getuser()}
+    metadata = {"mixlake.action": action, "mixlake.user": _user()}
     metadata.update({f"mixlake.{key}": str(value) for key, value in (details or {}).items()})
     transactions = None if fence is None else [Transaction(fence.application, fence.number)]
     return CommitProperties(custom_metadata=metadata, app_transactions=transactions)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container may run under a user id that has no name
+        return str(os.getuid())

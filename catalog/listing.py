@@ -17,21 +17,23 @@ _WILDCARD = re.compile(r"[*?\[]")
 
 
 def find_files(
-    uris: Sequence[str], *, format_name: str | None, exclude: Sequence[str] = ()
+    uris: Sequence[str], *, format_name: str | None, exclude: Sequence[str] = (), lake: str | None = None
 ) -> tuple[Format, list[DataFile]]:
     """Return the format and the files that folders, globs and paths stand for, sorted by path.
 
     A folder stands for the files below it, hidden ones excepted, whose names end as the format's do (all of them with
     ``files``); a glob or a path for exactly what it matches. ``**`` in a glob crosses folders. ``exclude`` holds glob
-    patterns for relative paths, where ``*`` crosses folders too.
+    patterns for relative paths, where ``*`` crosses folders too. What lies in the folder ``lake`` is left out.
 
     Raises:
-        ConfigError: a pattern matches nothing, or the format cannot be inferred.
+        ConfigError: a pattern matches nothing, a name is not UTF-8, or the format cannot be inferred.
     """
+    if not uris:
+        raise ConfigError("no files: expected at least one folder, glob or path")
     listed: dict[str, DataFile] = {}
     in_folder: set[str] = set()
-    for uri in uris:
-        found = [file for file in _expand(os.path.expanduser(uri)) if not _is_excluded(file.path, exclude)]
+    for uri in map(os.path.expanduser, uris):
+        found = [file for file in _expand(uri) if not _is_excluded(file.path, exclude) and not _is_in(file, lake)]
         if not found:
             excluded = f" that is not excluded by {list(exclude)}" if exclude else ""
             raise ConfigError(f"{uri!r} matches no file{excluded} (looked in {os.path.abspath(_root(uri))})")
@@ -39,6 +41,9 @@ def find_files(
         if os.path.isdir(uri):
             in_folder.update(file.uri for file in found)
     files = sorted(listed.values(), key=lambda file: (file.path, file.uri))
+    for file in files:
+        if not _is_utf8(file.uri):
+            raise ConfigError(f"{file.uri!r} is not a UTF-8 name; rename the file or exclude it")
     if format_name is None:
         known = [f for f in files if f.uri not in in_folder or f.path.lower().endswith(known_suffixes())]
         data_format = infer_format(known or files)
@@ -87,3 +92,15 @@ def _describe(path: str, root: str) -> Iterator[DataFile]:
 
 def _is_excluded(path: str, patterns: Sequence[str]) -> bool:
     return any(fnmatch(path, pattern) or fnmatch(f"/{path}", pattern) for pattern in patterns)
+
+
+def _is_in(file: DataFile, folder: str | None) -> bool:
+    return folder is not None and file.uri.startswith(folder.rstrip(os.sep) + os.sep)
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # how Python shows bytes of a name that are no text
+        return False
+    return True

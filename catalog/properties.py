@@ -11,10 +11,10 @@ import pyarrow as pa
 from datafusion import SessionConfig, SessionContext
 
 from mixlake.catalog.errors import ConfigError, DataError, listed, nearest
-from mixlake.catalog.fields import is_path, mentioned_fields, nest, outermost, parse_path
-from mixlake.catalog.records import BatchFunction, Block, DataFile, FieldPath
+from mixlake.catalog.fields import field_names, is_path, mentioned_fields, nest, parse_path
+from mixlake.catalog.records import BatchFunction, Block, DataFile, FieldPath, PropertyFunction
 from mixlake.catalog.schema import RESERVED_COLUMNS, TIMESTAMP
-from mixlake.catalog.sql import first_line, refuse_volatile
+from mixlake.catalog.sql import first_line, refuse_impure
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _ROW: FieldPath = ("_row",)
@@ -22,6 +22,8 @@ _PATH: FieldPath = ("_path",)
 _NUM_BYTES: FieldPath = ("_num_bytes",)
 SYSTEM_FIELDS = frozenset([_ROW, _PATH, _NUM_BYTES])
 """Fields that every record has: its row and path, and its length where the format knows byte ranges."""
+_STAND_INS = (pa.null(), pa.string(), pa.list_(pa.string()), TIMESTAMP)
+"""Types to try for a field that has had no value yet: some functions take no column of Arrow's null type."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,12 +51,12 @@ def declare(properties: Mapping[str, str | BatchFunction]) -> list[Declared]:
                 f"property name {name!r} is taken; samples already has: {listed(sorted(RESERVED_COLUMNS))}"
             )
         if isinstance(source, BatchFunction):
-            function = source.function
-            text = f"{function.__module__}.{function.__qualname__}"
             paths = tuple(parse_path(field) for field in source.fields)
-            declared.append(Declared(name=name, expression=text, function=source, fields=paths))
+            declared.append(
+                Declared(name=name, expression=_qualified_name(source.function), function=source, fields=paths)
+            )
         elif isinstance(source, str) and source.strip():
-            refuse_volatile(source, f"property {name!r}")
+            refuse_impure(source, f"property {name!r}")
             declared.append(
                 Declared(name=name, expression=source, function=None, fields=tuple(mentioned_fields(source)))
             )
@@ -69,11 +71,10 @@ class PropertyColumns:
     def __init__(self, dataset: str, declared: Sequence[Declared]) -> None:
         self.dataset = dataset
         self.declared = list(declared)
-        mentioned = [path for prop in self.declared for path in prop.fields]
-        self._mentioned = outermost(mentioned)
+        self._mentioned = list(dict.fromkeys(path for prop in self.declared for path in prop.fields))
         self.fields = [path for path in self._mentioned if path not in SYSTEM_FIELDS]
         self.types: dict[str, pa.DataType] = {prop.name: pa.null() for prop in self.declared}
-        self._met: dict[FieldPath, pa.DataType] = {_ROW: pa.int64()}
+        self._met: dict[FieldPath, pa.DataType] = {}
         self._first_place: dict[str, str] = {}
         # Keys of records are case-sensitive, so identifiers must stay as they are written.
         config = SessionConfig({"datafusion.sql_parser.enable_ident_normalization": "false"})
@@ -86,26 +87,21 @@ class PropertyColumns:
             DataError: a value does not fit the expression or the type met in earlier blocks.
             ConfigError: an expression is not valid SQL.
         """
-        columns = {**block.columns, **self._system_columns(block, files)}
-        self._met.update({path: column.type for path, column in columns.items()})
-        num_rows = len(block.rows)
-        for path in self._mentioned:
-            columns.setdefault(path, pa.nulls(num_rows, self._met.get(path, pa.null())))
         place = files[int(block.file_ids[0])].uri
+        columns = self._columns(block, files)
         computed = {}
-        batch: pa.RecordBatch | None = None
         for prop in self.declared:
+            inputs = {path: columns[path] for path in prop.fields}
             if prop.function is not None:
-                batch = batch or nest(columns, num_rows)
-                values = self._call(prop, batch, place)
+                values = self._call(prop, nest(inputs, len(block.rows)), place)
             elif is_path(prop.expression):
-                values = columns[parse_path(prop.expression)]
+                values = inputs[prop.fields[0]]
             else:
-                batch = batch or nest(columns, num_rows)
-                values = self._evaluate(prop, batch, place)
-            column = storable(values, f"property {prop.name!r} of {self.dataset!r}")
+                values = self._evaluate(prop, {_ROW: columns[_ROW], **inputs}, place)
+            what = f"{place}: property {prop.name!r} of {self.dataset!r}"
+            column = storable(values, what)
             self._widen(prop.name, column.type, place)
-            computed[prop.name] = column
+            computed[prop.name] = fitted(column, self.types[prop.name], what)
         return computed
 
     def check_fields(self, example: Mapping[str, Any]) -> None:
@@ -114,18 +110,29 @@ class PropertyColumns:
         Raises:
             ConfigError: naming the property, the field and the nearest field of ``example``.
         """
-        empty = nest({path: pa.nulls(0, kind) for path, kind in self._met.items()}, 0)
-        available = _field_names(example) + sorted(path[0] for path in SYSTEM_FIELDS)
+        lacking = {path for path in self._mentioned if path not in self._met}
+        available = field_names(example) + sorted(path[0] for path in SYSTEM_FIELDS - lacking)
         for prop in self.declared:
             for path in prop.fields:
-                if path in SYSTEM_FIELDS or any(path[:n] in self._met for n in range(1, len(path) + 1)):
+                if path not in lacking:
                     continue
-                if prop.function is not None or is_path(prop.expression) or not self._plans(prop, empty):
+                if prop.function is not None or is_path(prop.expression) or not self._plans(prop):
                     name = ".".join(path)
                     raise ConfigError(
                         f"property {prop.name!r} of {self.dataset!r}: no record has a field {name!r}; "
                         f"fields: {listed(available)}.{nearest(name, available)}"
                     )
+
+    def _columns(self, block: Block, files: Sequence[DataFile]) -> dict[FieldPath, pa.Array]:
+        """Return every field that a property mentions, with nulls for those that the block does not have."""
+        columns = {**block.columns, **self._system_columns(block, files)}
+        for path, column in columns.items():
+            if path not in self._met or not pa.types.is_null(column.type):
+                self._met[path] = column.type
+        for path in self._mentioned:
+            if path not in columns or pa.types.is_null(columns[path].type):
+                columns[path] = pa.nulls(len(block.rows), self._met.get(path, pa.null()))
+        return columns
 
     def _system_columns(self, block: Block, files: Sequence[DataFile]) -> dict[FieldPath, pa.Array]:
         columns: dict[FieldPath, pa.Array] = {_ROW: pa.array(block.rows)}
@@ -135,14 +142,29 @@ class PropertyColumns:
             columns[_NUM_BYTES] = pa.array(block.byte_stops - block.byte_starts)
         return columns
 
-    def _plans(self, prop: Declared, batch: pa.RecordBatch) -> bool:
+    def _plans(self, prop: Declared) -> bool:
+        """Say whether the expression makes sense without the fields that no record had."""
+        met = {path: pa.nulls(0, self._met[path]) for path in (_ROW, *prop.fields) if path in self._met}
         try:
-            self._evaluate(prop, batch, "")
+            self._evaluate(prop, met, "")
         except (ConfigError, DataError):
             return False
         return True
 
-    def _evaluate(self, prop: Declared, batch: pa.RecordBatch, place: str) -> pa.Array:
+    def _evaluate(self, prop: Declared, columns: Mapping[FieldPath, pa.Array], place: str) -> pa.Array:
+        unknown = [path for path, column in columns.items() if pa.types.is_null(column.type)]
+        num_rows = len(columns[_ROW])
+        refusal: ConfigError | DataError | None = None
+        for kind in _STAND_INS if unknown else _STAND_INS[:1]:
+            stand_ins = dict.fromkeys(unknown, pa.nulls(num_rows, kind))
+            try:
+                return self._select(prop, nest({**columns, **stand_ins}, num_rows), place)
+            except (ConfigError, DataError) as error:
+                refusal = refusal or error
+        assert refusal is not None
+        raise refusal
+
+    def _select(self, prop: Declared, batch: pa.RecordBatch, place: str) -> pa.Array:
         frame = self._context.from_arrow(batch, "record")
         try:
             expression = frame.parse_sql_expr(prop.expression)
@@ -151,14 +173,14 @@ class PropertyColumns:
                 f"property {prop.name!r} of {self.dataset!r}: {prop.expression!r} is not an expression over the "
                 f"record: {first_line(error)}"
             ) from error
+        finally:
+            self._context.deregister_table("record")
         try:
             table = frame.select(expression.alias(prop.name)).to_arrow_table()
         except Exception as error:  # the same for values that an expression cannot take
             raise DataError(
                 f"{place}: property {prop.name!r} of {self.dataset!r} cannot be computed: {first_line(error)}"
             ) from error
-        finally:
-            self._context.deregister_table("record")
         if table.num_rows != batch.num_rows:
             raise ConfigError(
                 f"property {prop.name!r}: {prop.expression!r} gives {table.num_rows} values "
@@ -168,11 +190,16 @@ class PropertyColumns:
 
     def _call(self, prop: Declared, batch: pa.RecordBatch, place: str) -> pa.Array:
         assert prop.function is not None
-        values = prop.function.function(batch)
+        try:
+            values = prop.function.function(batch)
+        except Exception as error:
+            error.add_note(f"while {prop.expression} computed property {prop.name!r} of {self.dataset!r} at {place}")
+            raise
         if not isinstance(values, pa.Array) or len(values) != batch.num_rows:
+            got = f"{len(values)} values" if isinstance(values, pa.Array) else type(values).__name__
             raise ConfigError(
-                f"property {prop.name!r}: {prop.expression} must return an Arrow array of {batch.num_rows} values, "
-                f"got {type(values).__name__} at {place}"
+                f"property {prop.name!r} of {self.dataset!r}: {prop.expression} must return an Arrow array of "
+                f"{batch.num_rows} values, got {got} at {place}"
             )
         return values
 
@@ -218,6 +245,15 @@ def storable(values: pa.Array, what: str) -> pa.Array:
         raise DataError(
             f"{what} is {values.type}; a property is a string, number, boolean, date, timestamp, or a list of these"
         )
+    return fitted(values, target, what)
+
+
+def fitted(values: pa.Array, target: pa.DataType, what: str) -> pa.Array:
+    """Cast to a type.
+
+    Raises:
+        DataError: it cannot hold a value.
+    """
     try:
         return values if values.type == target else values.cast(target)
     except pa.ArrowInvalid as error:
@@ -242,10 +278,6 @@ def _storable_type(kind: pa.DataType) -> pa.DataType | None:
     return kind if types.is_null(kind) or types.is_boolean(kind) or types.is_date32(kind) else None
 
 
-def _field_names(record: Mapping[str, Any], prefix: str = "") -> list[str]:
-    names = []
-    for name, value in record.items():
-        names.append(prefix + name)
-        if isinstance(value, Mapping):
-            names += _field_names(value, f"{prefix}{name}.")
-    return names
+def _qualified_name(function: PropertyFunction) -> str:
+    named = function if hasattr(function, "__qualname__") else type(function)  # a functools.partial has no name
+    return f"{named.__module__}.{named.__qualname__}"

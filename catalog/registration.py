@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from mixlake.catalog import schema
 from mixlake.catalog.errors import ConfigError, DataError, listed, nearest
-from mixlake.catalog.fields import parse_path, value_at
+from mixlake.catalog.fields import field_names, has_field, parse_path, value_at
 from mixlake.catalog.formats import Format
 from mixlake.catalog.lake import Fence, Lake
 from mixlake.catalog.properties import Declared, PropertyColumns, common_type
@@ -80,9 +80,16 @@ def register_files(
             "num_files": len(request.files),
             "num_samples": int(num_samples_per_file.sum()),
         },
-        fence=Fence(application=f"dataset:{request.dataset}", seen=version, number=version + 1),
+        fence=_fence(lake, request.dataset, version),
         replace_where=f"dataset = '{request.dataset}'" if any(d.name == request.dataset for d in live) else None,
     )
+
+
+def _fence(lake: Lake, dataset: str, version: int) -> Fence:
+    """Refuse a commit about the dataset that came after the catalog version, whenever it was begun."""
+    application = f"dataset:{dataset}"
+    last = lake.table_at(schema.DATASETS, version).transaction_version(application) or 0
+    return Fence(application=application, seen=last, number=last + 1)
 
 
 def _scan(request: Registration, columns: PropertyColumns, writer: SampleWriter, progress: Progress | None) -> IntArray:
@@ -141,10 +148,9 @@ def _settle_types(
     for name, met in columns.types.items():
         present = stored.field(name).type if name in stored.names else pa.null()
         kind = common_type(present, met)
-        if pa.types.is_null(kind) if kind is not None else False:
-            kind = pa.string()  # no value anywhere: the type does not matter, but a column must have one
+        kind = None if kind is None else _decided(kind)
         if kind is None or (name in stored.names and kind != present):
-            owner = next((d.name for d in live for p in d.properties if p.name == name), None)
+            owner = next((d.name for d in live for p in d.properties if p.name == name and d.name != dataset), None)
             other = f"dataset {owner!r}" if owner else "an earlier registration"
             raise ConfigError(
                 f"property {name!r} is {met} in {dataset!r}, but {present} in {other} "
@@ -152,6 +158,13 @@ def _settle_types(
             )
         settled[name] = kind
     return settled
+
+
+def _decided(kind: pa.DataType) -> pa.DataType:
+    """Return a type for a column; where no value was met it does not matter which, but there must be one."""
+    if pa.types.is_list(kind):
+        return pa.list_(_decided(kind.value_type))
+    return pa.string() if pa.types.is_null(kind) else kind
 
 
 def _file_rows(registration: str, request: Registration, counts: IntArray) -> pa.Table:
@@ -199,9 +212,12 @@ def _dataset_row(
 
 
 def _check_text(request: Registration, example: Mapping[str, Any]) -> None:
-    value = value_at(example, parse_path(request.text))
-    if not isinstance(value, str) and not (value is None and parse_path(request.text)[0] in example):
+    path = parse_path(request.text)
+    ways = [path[:n] for n in range(1, len(path) + 1)]
+    is_null = any(has_field(example, way) and value_at(example, way) is None for way in ways)
+    if not is_null and not isinstance(value_at(example, path), str):
+        names = field_names(example)
         raise ConfigError(
             f"text={request.text!r}: the first record of {request.dataset!r} has no such text; "
-            f"its fields: {listed(example)}.{nearest(request.text, example)}"
+            f"its fields: {listed(names)}.{nearest(request.text, names)}"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 
 import pyarrow as pa
@@ -13,6 +14,7 @@ from deltalake.transaction import AddAction
 
 from mixlake.catalog import schema
 from mixlake.catalog.lake import Lake
+from mixlake.catalog.properties import fitted
 
 ROWS_PER_GROUP = 65_536
 """Small row groups, so that reading a few blocks of rows out of the index decodes little."""
@@ -22,8 +24,8 @@ _ROWS_PER_FILE = 4_194_304
 class SampleWriter:
     """Buffers rows, writes them to files that nobody sees, and publishes them with one commit.
 
-    Property types may widen while rows come in (all null so far, then int64, then double): files written before are
-    rewritten once at the end. Leaving the context without ``commit`` deletes what was written.
+    Property types may only widen while rows come in (all null so far, then int64, then double): files written before
+    are rewritten once at the end. Leaving the context without ``commit`` deletes what was written.
     """
 
     def __init__(self, lake: Lake, registration: str) -> None:
@@ -44,9 +46,7 @@ class SampleWriter:
     def __exit__(self, *exception: object) -> None:
         self._close_file()
         if not self._is_committed:
-            for path in self._files:
-                os.remove(path)
-            os.rmdir(self._folder)
+            shutil.rmtree(self._folder)
 
     def write(self, rows: pa.Table) -> None:
         """Take the next rows, in storage order."""
@@ -56,7 +56,11 @@ class SampleWriter:
             self._flush()
 
     def commit(self, columns: pa.Schema) -> None:
-        """Bring every file to ``columns`` and publish them in one commit to `samples`."""
+        """Bring every file to ``columns`` and publish them in one commit to `samples`.
+
+        Raises:
+            DataError: a value written earlier does not fit the type that later ones need.
+        """
         self._flush()
         self._close_file()
         for path in self._files:
@@ -69,7 +73,7 @@ class SampleWriter:
     def _flush(self) -> None:
         if not self._buffer:
             return
-        table = pa.concat_tables(self._buffer, promote_options="permissive")
+        table = pa.concat_tables([_cast(table, self._buffer[-1].schema) for table in self._buffer])
         self._buffer, self._buffered = [], 0
         if self._writer is None or self._writer.schema != table.schema or self._rows_in_file >= _ROWS_PER_FILE:
             self._close_file()
@@ -107,5 +111,10 @@ def _rewrite(path: str, columns: pa.Schema) -> None:
     temporary = f"{path}.tmp"
     with pq.ParquetFile(path) as source, pq.ParquetWriter(temporary, columns, compression="zstd") as target:
         for batch in source.iter_batches(ROWS_PER_GROUP):
-            target.write_table(pa.Table.from_batches([batch]).cast(columns))
+            target.write_table(_cast(pa.Table.from_batches([batch]), columns))
     os.replace(temporary, path)
+
+
+def _cast(table: pa.Table, columns: pa.Schema) -> pa.Table:
+    arrays = [fitted(table[field.name], field.type, f"property {field.name!r}") for field in columns]
+    return pa.Table.from_arrays(arrays, schema=columns)

@@ -12,10 +12,16 @@ from mixlake.catalog.errors import QueryError, listed, nearest
 
 _READ_ONLY = SQLOptions().with_allow_ddl(False).with_allow_dml(False).with_allow_statements(False)
 _VOLATILE = re.compile(
-    r"\b(random|rand|uuid|now|current_date|current_time|current_timestamp|today)\b\s*(\(|$|[^\w.(])", re.IGNORECASE
+    r"""\b(random|rand|uuid|now|today|current_date|current_time|current_timestamp)\b"?\s*\("""
+    r"""|(?<![."'\w])(current_date|current_time|current_timestamp)\b""",
+    re.IGNORECASE,
 )
+_WINDOW = re.compile(r"\)\s*over\b", re.IGNORECASE)
+_IGNORED = re.compile(r"'(?:[^']|'')*'|--[^\n]*|/\*.*?\*/|\"(?P<name>(?:[^\"]|\"\")*)\"", re.DOTALL)
+_PREFIXES = re.compile(r"^((DataFusion error|SQL error|Schema error|Arrow error|Error during planning): )+")
 _UNKNOWN_FIELD = re.compile(r"No field named ([^\n]+?)\.(\s|$)")
-_STRING = re.compile(r"'(?:[^']|'')*'")
+_UNKNOWN_TABLE = re.compile(r"table '(?:datafusion\.public\.)?(.+?)' not found")
+_MAX_MESSAGE = 300
 
 
 def run_query(context: SessionContext, query: str, where: str) -> DataFrame:
@@ -24,7 +30,7 @@ def run_query(context: SessionContext, query: str, where: str) -> DataFrame:
     Args:
         context: the session with the tables.
         query: one SELECT, or anything else that only reads.
-        where: what the query runs against, for messages: ``samples@12``.
+        where: what the query runs against, for messages: ``catalog@12``.
 
     Raises:
         QueryError: the query does not parse, names something unknown, or would write.
@@ -32,14 +38,20 @@ def run_query(context: SessionContext, query: str, where: str) -> DataFrame:
     try:
         return context.sql_with_options(query, _READ_ONLY)
     except Exception as error:  # datafusion raises ValueError and bare Exception alike for refused SQL
-        raise QueryError(f"{_explain(error, where)} in: {query.strip()}") from error
+        unknown = _UNKNOWN_TABLE.search(str(error))
+        if unknown:
+            tables = sorted(context.catalog().schema().names())
+            reason = f"unknown table {unknown[1]!r}; there are: {listed(tables)}.{nearest(unknown[1], tables)}"
+        else:
+            reason = _explain(error, where)
+        raise QueryError(f"{reason} in: {query.strip()}") from error
 
 
 def check_predicate(frame: DataFrame, predicate: str, what: str, where: str) -> None:
     """Refuse a predicate that is not one deterministic boolean expression over the frame's columns.
 
     Args:
-        frame: any frame with the columns; nothing is read.
+        frame: any frame with the columns; nothing of it is read.
         predicate: the SQL expression.
         what: whose predicate it is, for messages: ``component 'german'``.
         where: what it is checked against, for messages: ``samples@12``.
@@ -49,28 +61,45 @@ def check_predicate(frame: DataFrame, predicate: str, what: str, where: str) -> 
     """
     if not isinstance(predicate, str) or not predicate.strip():
         raise QueryError(f"{what}: expected an SQL predicate, got {predicate!r}")
-    refuse_volatile(predicate, what)
-    names = frame.schema().names
+    refuse_impure(predicate, what)
+    columns = frame.schema()
     try:
-        expression = frame.parse_sql_expr(predicate)
-        kind = frame.select(expression.alias("answer")).schema().field(0).type
+        empty = SessionContext().from_arrow(columns.empty_table())
+        answers = empty.select(empty.parse_sql_expr(predicate).alias("answer"))
+        kind = answers.schema().field(0).type
+        answers.collect()  # types are compared, and aggregates refused, only when a plan is made to run
     except Exception as error:  # datafusion raises bare Exception for SQL that does not parse
-        raise QueryError(f"{what}: {_explain(error, where, names)} in: {predicate.strip()}") from error
+        raise QueryError(f"{what}: {_explain(error, where, columns.names)} in: {predicate.strip()}") from error
     if not pa.types.is_boolean(kind):
         raise QueryError(f"{what}: {predicate.strip()!r} is {kind}, expected true or false for each sample")
 
 
-def refuse_volatile(expression: str, what: str) -> None:
-    """Refuse functions whose answer changes from call to call: the same inputs must give the same order."""
-    match = _VOLATILE.search(_STRING.sub("''", expression))
-    if (match and match[2] == "(") or (match and match[1].lower().startswith("current_")):
-        raise QueryError(f"{what}: {match[1]} gives another answer at each call, so a run could not be repeated")
+def refuse_impure(expression: str, what: str) -> None:
+    """Refuse expressions whose answer for a sample depends on more than the sample: on the call, or on other samples.
+
+    Raises:
+        QueryError: naming the function; with it the same inputs would not give the same order.
+    """
+    code = _IGNORED.sub(_masked, expression)
+    volatile = _VOLATILE.search(code)
+    if volatile:
+        name = volatile[1] or volatile[2]
+        raise QueryError(f"{what}: {name} gives another answer at each call, so a run could not be repeated")
+    if _WINDOW.search(code):
+        raise QueryError(f"{what}: OVER looks at other samples; expected an expression over one sample")
+
+
+def _masked(ignored: re.Match[str]) -> str:
+    """Return a blank for a string or comment; a quoted name stays, as one word."""
+    return " " if ignored["name"] is None else '"' + re.sub(r"\W", "_", ignored["name"]) + '"'
 
 
 def first_line(error: BaseException) -> str:
-    """Return the telling part of an engine's message."""
-    text = str(error).split("\n\n")[0].splitlines()[0] if str(error) else type(error).__name__
-    return re.sub(r"^(DataFusion error: |SQL error: |Error during planning: )+", "", text).rstrip(".")
+    """Return the telling part of an engine's message: its innermost cause, and the engine's hint."""
+    lines = str(error).split("\ncaused by\n")[-1].strip().splitlines() or [type(error).__name__]
+    text = _PREFIXES.sub("", lines[0]).rstrip(".")
+    text = text if len(text) <= _MAX_MESSAGE else f"{text[:_MAX_MESSAGE]}…"
+    return f"{text}. {lines[1]}" if len(lines) > 1 and lines[1].startswith("Did you mean") else text
 
 
 def _explain(error: BaseException, where: str, names: Iterable[str] = ()) -> str:
