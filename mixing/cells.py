@@ -13,10 +13,10 @@ import numpy.typing as npt
 import pyarrow as pa
 from datafusion import DataFrame
 
-from mixlake.catalog import Catalog, ConfigError
+from mixlake.catalog import Catalog, ConfigError, QueryError
 from mixlake.catalog.errors import listed, nearest
 from mixlake.catalog.records import IntArray
-from mixlake.catalog.sql import check_predicate
+from mixlake.catalog.sql import check_predicate, first_line
 from mixlake.mixing.mixture import Mixture, Unit
 
 _BITS_PER_WORD = 62
@@ -70,12 +70,8 @@ def index_frame(catalog: Catalog, mixture: Mixture, predicates: Sequence[str]) -
     samples = catalog.samples()
     where = f"samples@{catalog.version}"
     unit = mixture.unit.property_name
-    names = samples.schema().names
-    if unit is not None and unit not in names:
-        raise ConfigError(
-            f"mixture.unit is {mixture.unit.value}, so every sample needs a property {unit!r}; {where} has: "
-            f"{listed(names)}.{nearest(unit, names)}"
-        )
+    if unit is not None:
+        _check_unit_property(samples.schema(), unit, where)
     if mixture.filter is not None:
         check_predicate(samples, mixture.filter, "mixture.filter", where)
     for component in mixture.components:
@@ -101,7 +97,14 @@ def find_cells(catalog: Catalog, mixture: Mixture) -> CellPlan:
     predicates = tuple(dict.fromkeys(component.where for component in mixture.components))
     frame = index_frame(catalog, mixture, predicates)
     words = [name for name in frame.schema().names if name.startswith("word_")]
-    groups = ["registration", "block", *words]
+    counts = _count(frame, ["registration", "block", *words], f"samples@{catalog.version}")
+    _check_units(counts, mixture.unit, catalog.version)
+    plan = _plan(counts, words, predicates, tuple(d.registration for d in catalog.list_datasets()))
+    _check_components(plan, mixture, catalog.version)
+    return plan
+
+
+def _count(frame: DataFrame, groups: Sequence[str], where: str) -> pa.Table:
     counts = frame.aggregate(
         [frame.parse_sql_expr(name) for name in groups],
         [
@@ -110,11 +113,24 @@ def find_cells(catalog: Catalog, mixture: Mixture) -> CellPlan:
             frame.parse_sql_expr("coalesce(sum(units), 0)").alias("num_units"),
             frame.parse_sql_expr("coalesce(min(units), 0)").alias("least_units"),
         ],
-    ).to_arrow_table()
-    _check_units(counts, mixture.unit, catalog.version)
-    plan = _plan(counts, words, predicates, tuple(d.registration for d in catalog.list_datasets()))
-    _check_components(plan, mixture, catalog.version)
-    return plan
+    )
+    try:
+        return counts.to_arrow_table()
+    except Exception as error:  # datafusion raises bare Exception for values that an expression fails on: n / 0
+        raise QueryError(f"mixture: the filter or a predicate fails on {where}: {first_line(error)}") from error
+
+
+def _check_unit_property(columns: pa.Schema, unit: str, where: str) -> None:
+    if unit not in columns.names:
+        raise ConfigError(
+            f"mixture.unit is {unit.removeprefix('num_')}, so every sample needs a property {unit!r}; {where} has: "
+            f"{listed(columns.names)}.{nearest(unit, columns.names)}"
+        )
+    if not pa.types.is_integer(columns.field(unit).type):
+        raise ConfigError(
+            f"mixture.unit is {unit.removeprefix('num_')}, but property {unit!r} is {columns.field(unit).type} in "
+            f"{where}; it must be a whole number: cast it when the dataset is registered"
+        )
 
 
 def _word(predicates: Sequence[str]) -> str:
@@ -136,7 +152,14 @@ def _check_units(counts: pa.Table, unit: Unit, version: int) -> None:
 def _check_components(plan: CellPlan, mixture: Mixture, version: int) -> None:
     component_C = plan.components(mixture)
     for index, component in enumerate(mixture.components):
-        if (component_C == index).any():
+        mine_C = component_C == index
+        if component.weight and mine_C.any() and not plan.num_units_C[mine_C].any():
+            raise ConfigError(
+                f"mixture.components.{component.name} has weight {component.weight}, but its "
+                f"{plan.num_samples_C[mine_C].sum()} samples hold no {mixture.unit.value} ({component.where}) in "
+                f"samples@{version}"
+            )
+        if mine_C.any():
             continue
         matched = int(plan.num_samples_C[plan.matches_CP[:, plan.predicates.index(component.where)]].sum())
         why = f"all {matched} samples that match belong to components before it" if matched else "no sample matches"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import bisect
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -87,6 +88,14 @@ def delivery(chunk: Chunk, *, seed: int, shuffled: bool) -> Delivery:
     return Delivery(component=chunk.component_order, interval=interval[place], row=row[place])
 
 
+class _ChunkFile(NamedTuple):
+    """One commit's file: the chunks it holds, in order, and where it lies."""
+
+    first: int
+    last: int
+    path: str
+
+
 class ChunkLog:
     """The chunks of one run in the `chunks` table."""
 
@@ -94,7 +103,7 @@ class ChunkLog:
         self._lake = lake
         self._run = run
         self._components = list(components)
-        self._files: dict[str, tuple[int, int]] = {}
+        self._files: list[_ChunkFile] = []
         self._version = -1
 
     def append(self, chunks: Sequence[Chunk], cursor: dict[str, Any], previous: int) -> None:
@@ -145,9 +154,9 @@ class ChunkLog:
     def last(self) -> tuple[int, dict[str, Any] | None, bool, datetime | None]:
         """Return the last committed chunk (-1 for none), the cursor after it, if it ends the run, and its time."""
         self._refresh()
-        newest = max((stop for _, stop in self._files.values()), default=-1)
-        if newest < 0:
+        if not self._files:
             return -1, None, False, None
+        newest = self._files[-1].last
         row = self._table(newest, newest + 1, ["cursor", "is_last", "created_at"]).to_pylist()[0]
         return newest, json.loads(row["cursor"]), row["is_last"], row["created_at"]
 
@@ -156,19 +165,22 @@ class ChunkLog:
         if handle.version() == self._version:
             return
         actions = pa.table(handle.get_add_actions(flatten=True))
-        mine = actions.filter(pc.equal(actions["partition.run"], self._run))
-        columns = [mine[name].to_pylist() for name in ("path", "min.chunk", "max.chunk")] if len(mine) else [[], [], []]
-        self._files = {path: (low, high) for path, low, high in zip(*columns, strict=True)}
+        mine = actions.filter(pc.equal(actions["partition.run"], self._run)) if len(actions) else actions
+        columns = [mine[name].to_pylist() for name in ("min.chunk", "max.chunk", "path")] if len(mine) else []
+        self._files = sorted(_ChunkFile(*values) for values in zip(*columns, strict=True))
         self._version = handle.version()
 
     def _table(self, first: int, stop: int, columns: Sequence[str]) -> pa.Table:
-        self._refresh()
-        paths = [path for path, (low, high) in self._files.items() if low < stop and high >= first]
+        if not self._files or self._files[-1].last < first:  # looking for news costs milliseconds: only where it is due
+            self._refresh()
+        start = bisect.bisect_left(self._files, first, key=lambda file: file.last)
+        end = bisect.bisect_left(self._files, stop, key=lambda file: file.first)
         fields = [f for f in schema.TABLES[schema.CHUNKS].columns if f.name != "run"]
-        if not paths:
+        if start >= end:
             return pa.schema([f for f in fields if f.name in columns]).empty_table()
         folder = self._lake.path(schema.CHUNKS)
-        files = pads.dataset([f"{folder}/{path}" for path in paths], schema=pa.schema(fields), format="parquet")
+        paths = [f"{folder}/{file.path}" for file in self._files[start:end]]
+        files = pads.dataset(paths, schema=pa.schema(fields), format="parquet")
         wanted = (pads.field("chunk") >= first) & (pads.field("chunk") < stop)
         return files.to_table(columns=list(columns), filter=wanted, use_threads=False)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from mixlake.catalog import Catalog
 from mixlake.mixing.cells import CellPlan, find_cells
@@ -48,8 +50,14 @@ class Explanation:
 
     @property
     def stops_after(self) -> float:
-        """Units after which the first component with ``on_exhausted: stop`` runs out; infinite where none has it."""
-        return min((c.lasts_for for c in self.components if c.on_exhausted is OnExhausted.STOP), default=float("inf"))
+        """Units after which the first component with ``on_exhausted: stop`` runs out; infinite where none has it.
+
+        Components that run out before it leave their shares to the others: it runs out sooner than if it kept its own.
+        """
+        first = self._first_to_stop()
+        if first is None:
+            return float("inf")
+        return math.fsum(min(c.num_units, c.share * first.lasts_for) for c in self.components)
 
     def table(self) -> Table:
         """Return the components as a table."""
@@ -64,7 +72,7 @@ class Explanation:
             lasts = "∞" if c.lasts_for == float("inf") else f"{c.lasts_for:,.0f}"
             shares = [f"{c.share:.4%}" if 0 < c.share < 0.001 else f"{c.share:.2%}", f"{c.natural_share:.2%}"]
             table.add_row(
-                c.name, *shares, f"{c.num_samples:,}", *units, lasts, c.on_exhausted.value, f"{c.num_overlaps:,}"
+                Text(c.name), *shares, f"{c.num_samples:,}", *units, lasts, c.on_exhausted.value, f"{c.num_overlaps:,}"
             )
         return table
 
@@ -73,19 +81,23 @@ class Explanation:
         notes = [
             f"{self.num_cells} cells in {self.num_blocks:,} blocks; {self.num_unmatched:,} samples match no component."
         ]
-        if self.stops_after != float("inf"):
-            first = min((c for c in self.components if c.on_exhausted is OnExhausted.STOP), key=lambda c: c.lasts_for)
+        first = self._first_to_stop()
+        if first is not None:
             notes.append(
-                f"The run stops after about {first.lasts_for:,.0f} {self.unit.value}, when {first.name} runs out."
+                f"The run stops after about {self.stops_after:,.0f} {self.unit.value}, when {first.name} runs out."
             )
         return notes
+
+    def _first_to_stop(self) -> ComponentSummary | None:
+        stopping = [c for c in self.components if c.on_exhausted is OnExhausted.STOP and c.share]
+        return min(stopping, key=lambda c: c.lasts_for, default=None)
 
     def __str__(self) -> str:
         buffer = io.StringIO()
         console = Console(file=buffer, width=120, no_color=True)
         console.print(self.table())
         for note in self.notes():
-            console.print(note)
+            console.print(note, markup=False, emoji=False)
         return "\n".join(line.rstrip() for line in buffer.getvalue().strip("\n").splitlines())
 
 

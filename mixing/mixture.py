@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -13,6 +13,10 @@ import yaml
 
 from mixlake.catalog import ConfigError
 from mixlake.catalog.errors import listed, nearest
+
+_MAX_WEIGHT = 1e100
+_MIN_SHARE = 1e-14
+"""Shares are whole numbers of 1/`quotas.SCALE`, 4e-15: a smaller one could not be told from zero."""
 
 
 class Unit(StrEnum):
@@ -73,6 +77,8 @@ class Mixture:
         Raises:
             ConfigError: naming the path of a key that is unknown or missing, or of a value that is not allowed.
         """
+        if not isinstance(config, Mapping):
+            raise ConfigError(f"mixture: expected a mapping with 'components', got {config!r}")
         _check_keys(
             config, "mixture", required=["components"], optional=["kind", "filter", "unit", "on_exhausted", "shuffle"]
         )
@@ -82,9 +88,8 @@ class Mixture:
         declared = config["components"]
         if not isinstance(declared, Mapping) or not declared:
             raise ConfigError(f"mixture.components: expected at least one named component, got {declared!r}")
-        components = tuple(_component(str(name), value, default) for name, value in declared.items())
-        if not any(component.weight for component in components):
-            raise ConfigError(f"mixture.components: all weights are zero ({listed(c.name for c in components)})")
+        components = tuple(_component(name, value, default) for name, value in declared.items())
+        _check_weights(components)
         condition = config.get("filter")
         if condition is not None and not isinstance(condition, str):
             raise ConfigError(f"mixture.filter: expected an SQL predicate, got {condition!r}")
@@ -130,16 +135,19 @@ class Mixture:
         return tuple(component.weight / total for component in self.components)
 
 
-def _component(name: str, config: Any, default: OnExhausted) -> Component:
+def _component(name: Any, config: Any, default: OnExhausted) -> Component:
+    if not isinstance(name, str) or not name.strip():
+        raise ConfigError(f"mixture.components: {name!r} is not a name; in YAML, put quotes around names such as 'no'")
     path = f"mixture.components.{name}"
     if not isinstance(config, Mapping):
         raise ConfigError(f"{path}: expected where and weight, got {config!r}")
     _check_keys(config, path, required=["where", "weight"], optional=["on_exhausted"])
     weight = config["weight"]
     if isinstance(weight, bool) or not isinstance(weight, (int, float)):
-        raise ConfigError(f"{path}.weight is {weight!r}; expected a number")
-    if not math.isfinite(weight) or weight < 0:
-        raise ConfigError(f"{path}.weight is {weight}; expected a number that is not negative")
+        hint = " (YAML reads 1e-6 as text; write 1.0e-6)" if isinstance(weight, str) and "e" in weight else ""
+        raise ConfigError(f"{path}.weight is {weight!r}; expected a number{hint}")
+    if not 0 <= weight <= _MAX_WEIGHT:
+        raise ConfigError(f"{path}.weight is {weight}; expected a number from 0 to {_MAX_WEIGHT}")
     if not isinstance(config["where"], str) or not config["where"].strip():
         raise ConfigError(f"{path}.where: expected an SQL predicate, got {config['where']!r}")
     policy = config.get("on_exhausted")
@@ -149,6 +157,18 @@ def _component(name: str, config: Any, default: OnExhausted) -> Component:
         weight=float(weight),
         on_exhausted=default if policy is None else _choice(OnExhausted, policy, f"{path}.on_exhausted"),
     )
+
+
+def _check_weights(components: Sequence[Component]) -> None:
+    total = math.fsum(component.weight for component in components)
+    if not total:
+        raise ConfigError(f"mixture.components: all weights are zero ({listed(c.name for c in components)})")
+    for component in components:
+        if 0 < component.weight / total < _MIN_SHARE:
+            raise ConfigError(
+                f"mixture.components.{component.name}.weight is {component.weight}, a share of "
+                f"{component.weight / total:.0e}; shares below {_MIN_SHARE} would never be drawn: use 0 to leave it out"
+            )
 
 
 def _window(shuffle: Any) -> int:

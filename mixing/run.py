@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import threading
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from datafusion import DataFrame
 
 from mixlake.catalog import Catalog, ConfigError, LakeError, ScheduleError, schema
 from mixlake.catalog.errors import listed, nearest
-from mixlake.catalog.lake import Fence
+from mixlake.catalog.lake import Fence, arrow_dataset
 from mixlake.catalog.records import Progress
 from mixlake.catalog.sql import check_predicate
 from mixlake.mixing.cell_rows import CellRows
@@ -86,6 +87,8 @@ class Run:
         self._cursor: Cursor | None = None
         self._shares: dict[int, list[int]] = {}
         self._lock = threading.Lock()
+        self.process_id = os.getpid()
+        """The process that opened the lake's handles, which do not survive a fork."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the run as its place in the lake, so that worker processes open it afresh."""
@@ -112,9 +115,10 @@ class Run:
         """
         if not _NAME.fullmatch(name):
             raise ConfigError(f"run name {name!r}: expected letters, digits, '_', '-' and '.'")
-        for label, value, least in (("seed", seed, 0), ("chunk_size", chunk_size, 1), ("lanes", lanes, 1)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ConfigError(f"{label} is {value!r}; expected a whole number, {least} or more")
+        limits = (("seed", seed, 0, 2**63), ("chunk_size", chunk_size, 1, 2**31), ("lanes", lanes, 1, 2**31))
+        for label, value, least, limit in limits:
+            if isinstance(value, bool) or not isinstance(value, int) or not least <= value < limit:
+                raise ConfigError(f"{label} is {value!r}; expected a whole number, {least} to {limit - 1}")
         if name in _run_names(catalog):
             raise LakeError(f"run {name!r} exists already in {catalog.lake.uri}; choose another name, or load it")
         pinned = catalog.at(version=catalog.version)
@@ -258,14 +262,24 @@ class Run:
         """Write the weights versions that components which ran out have made; written before their chunks are.
 
         A scheduler that died between the two finds them there, and they are the ones that it would write.
+
+        Raises:
+            ScheduleError: another scheduler is writing them now.
         """
         if not changes:
             return
         known = max(row["version"] for row in _read(self.catalog, schema.WEIGHTS, self.name))
         rows = [_exhausted_weights(self.config, cursor) for cursor in changes if cursor.weights_version > known]
-        if rows:
-            table = pa.Table.from_pylist(rows, schema=schema.TABLES[schema.WEIGHTS].columns)
-            self.catalog.lake.append(schema.WEIGHTS, table, action=f"redistribute {self.name}")
+        if not rows:
+            return
+        table = pa.Table.from_pylist(rows, schema=schema.TABLES[schema.WEIGHTS].columns)
+        fence = Fence(application=f"run:{self.name}", seen=known - 1, number=rows[-1]["version"] - 1)
+        try:
+            self.catalog.lake.append(schema.WEIGHTS, table, action=f"redistribute {self.name}", fence=fence)
+        except LakeError as error:
+            raise ScheduleError(
+                f"run {self.name!r}: another scheduler wrote weights after version {known}; only one may schedule a run"
+            ) from error
 
     @cached_property
     def _scheduler(self) -> Scheduler:
@@ -307,11 +321,11 @@ def _load(uri: str, storage_options: dict[str, str], name: str) -> Run:
 
 
 def _run_names(catalog: Catalog) -> list[str]:
-    return sorted(catalog.lake.table(schema.RUNS).to_pyarrow_table(columns=["run"])["run"].to_pylist())
+    return sorted(arrow_dataset(catalog.lake.table(schema.RUNS)).to_table(columns=["run"])["run"].to_pylist())
 
 
 def _read(catalog: Catalog, table: str, run: str) -> list[dict[str, Any]]:
-    rows = catalog.lake.table(table).to_pyarrow_dataset().to_table(filter=pads.field("run") == run)
+    rows = arrow_dataset(catalog.lake.table(table)).to_table(filter=pads.field("run") == run)
     return list(rows.to_pylist())
 
 

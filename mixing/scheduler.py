@@ -99,6 +99,14 @@ class Scheduler:
                     rows = self._cell_rows.slice(cell, number, start, start + num)
                     parts.append((index, number, rows))
                     positions[cell] += num
+        after = replace(
+            cursor,
+            next_chunk=cursor.next_chunk + 1,
+            shares=tuple(shares),
+            credits=tuple(credits),
+            positions=tuple(positions.tolist()),
+        )
+        is_ended = is_ended or self._lacks_next(after)
         chunk = Chunk(
             number=cursor.next_chunk,
             weights_version=cursor.weights_version,
@@ -108,20 +116,25 @@ class Scheduler:
             component_order=np.array(order, np.int64),
             is_last=is_ended,
         )
-        return chunk, replace(
-            cursor,
-            next_chunk=cursor.next_chunk + 1,
-            weights_version=cursor.weights_version + (tuple(shares) != cursor.shares and not is_ended),
-            shares=tuple(shares),
-            credits=tuple(credits),
-            positions=tuple(positions.tolist()),
-            is_ended=is_ended,
-        )
+        changed = after.shares != cursor.shares and not is_ended
+        return chunk, replace(after, weights_version=cursor.weights_version + changed, is_ended=is_ended)
+
+    def _lacks_next(self, cursor: Cursor) -> bool:
+        """Say whether the sample that comes next is missing, as the next chunk would find.
+
+        The queue that filled this chunk cannot tell: ties between components fall otherwise when credits start small,
+        and a component of several cells is spread anew.
+        """
+        streams = [_Stream(self, cells, cursor) for cells in self._cells]
+        if all(stream.has_more for stream, share in zip(streams, cursor.shares, strict=True) if share):
+            return False
+        queue = FairQueue(cursor.shares, cursor.credits, [_next_size(stream) for stream in streams])
+        return not streams[queue.peek()].has_more
 
     def _fill(
         self, streams: Sequence[_Stream], shares: list[int], credits: list[int]
     ) -> tuple[list[int], list[int], list[int], bool]:
-        """Return the component of each sample of a chunk, shares and credits after it, and if the run ends with it."""
+        """Return the component of each sample of a chunk, shares and credits after it, and if the run ends in it."""
         policies = [component.on_exhausted for component in self._mixture.components]
         order: list[int] = []
         for index, stream in enumerate(streams):  # those that ended with the chunk before
@@ -143,10 +156,7 @@ class Scheduler:
                     return order, shares, queue.credits(), True
                 shares, credits = without(component, shares, queue.credits())
                 queue = FairQueue(shares, credits, [_next_size(stream) for stream in streams])
-        credits = queue.credits()
-        # The next chunk's queue decides, not this one: ties fall otherwise when credits start small.
-        queue = FairQueue(shares, credits, [_next_size(stream) for stream in streams])
-        return order, shares, credits, streams[queue.peek()].size() is None
+        return order, shares, queue.credits(), False
 
     def units_of(self, cells: IntArray, cursor: Cursor, sequence: IntArray) -> IntArray:
         """Return the units of a component's next samples, which come from its cells as ``sequence`` says."""
@@ -177,9 +187,14 @@ class _Stream:
         self._sizes: list[int] = []
         self._taken = 0
 
+    @property
+    def has_more(self) -> bool:
+        """Whether there is a next sample."""
+        return self._taken < self._total
+
     def size(self) -> int | None:
         """Return the units of the next sample, or None when there is none."""
-        if self._taken == self._total:
+        if not self.has_more:
             return None
         if self._taken == len(self._sizes):
             num = min(self._total, max(64, 2 * len(self._sizes)))

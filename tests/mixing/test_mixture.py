@@ -1,0 +1,215 @@
+"""A mixture is what its config says, or it is refused with the path of what is wrong."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mixlake.catalog import ConfigError
+from mixlake.mixing import Component, Mixture, OnExhausted, Unit
+
+MULTILINGUAL = """
+filter: "num_bytes > 200"
+unit: tokens
+components:
+  english: {where: "language = 'en'", weight: 0.5}
+  german:
+    where: |
+      language = 'de'  -- Austria too
+      AND kind <> 'code'
+    weight: 3
+    on_exhausted: stop
+  rest: {where: "true", weight: 0}
+on_exhausted: redistribute
+shuffle: {window: 7}
+"""
+
+
+def config(**overrides: Any) -> dict[str, Any]:
+    return {"components": {"english": component(), "german": component(where="language = 'de'")}, **overrides}
+
+
+def component(**overrides: Any) -> dict[str, Any]:
+    return {"where": "language = 'en'", "weight": 1, **overrides}
+
+
+components = st.dictionaries(
+    st.text(min_size=1).filter(str.strip),
+    st.fixed_dictionaries(
+        {"where": st.text(min_size=1).filter(str.strip), "weight": st.integers(1, 100) | st.floats(1e-6, 1e6)},
+        optional={"on_exhausted": st.sampled_from(["stop", "redistribute"])},
+    ),
+    min_size=1,
+)
+mixtures: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
+    {"components": components},
+    optional={
+        "kind": st.just("static"),
+        "filter": st.none() | st.text(),
+        "unit": st.sampled_from(["samples", "bytes", "tokens"]),
+        "on_exhausted": st.sampled_from(["stop", "redistribute"]),
+        "shuffle": st.just("none") | st.just({}) | st.builds(dict, window=st.integers(1, 99)),
+    },
+)
+
+
+# What is declared
+
+
+def test_a_mixture_is_read_from_yaml(tmp_path: Path) -> None:
+    (tmp_path / "multilingual.yaml").write_text(MULTILINGUAL)
+    rest = Component(name="rest", where="true", weight=0.0, on_exhausted=OnExhausted.REDISTRIBUTE)
+    german = "language = 'de'  -- Austria too\nAND kind <> 'code'\n"
+    assert Mixture.from_yaml(tmp_path / "multilingual.yaml") == Mixture(
+        components=(
+            Component(name="english", where="language = 'en'", weight=0.5, on_exhausted=OnExhausted.REDISTRIBUTE),
+            Component(name="german", where=german, weight=3.0, on_exhausted=OnExhausted.STOP),
+            rest,
+        ),
+        filter="num_bytes > 200",
+        unit=Unit.TOKENS,
+        window=7,
+    )
+
+
+def test_everything_but_components_has_a_default() -> None:
+    mixture = Mixture.from_dict(config())
+    assert (mixture.filter, mixture.unit, mixture.window) == (None, Unit.SAMPLES, 4)
+    assert [c.on_exhausted for c in mixture.components] == [OnExhausted.STOP] * 2
+
+
+def test_a_mixture_without_shuffling_has_no_window() -> None:
+    assert Mixture.from_dict(config(shuffle="none")).window == 0
+    assert Mixture.from_dict(config(shuffle="none")).to_dict()["shuffle"] == "none"
+
+
+def test_components_keep_the_order_in_which_they_are_declared() -> None:
+    names = ["zebra", "ant", "mouse"]
+    mixture = Mixture.from_dict(config(components={name: component() for name in names}))
+    assert [c.name for c in mixture.components] == names
+
+
+def test_shares_are_the_weights_divided_by_their_sum() -> None:
+    declared = {name: component(weight=weight) for name, weight in [("a", 1), ("b", 0), ("c", 3.0)]}
+    assert Mixture.from_dict(config(components=declared)).shares() == (0.25, 0.0, 0.75)
+
+
+@settings(deadline=None)
+@given(declared=mixtures)
+def test_a_mixture_written_out_declares_itself_also_through_json(declared: dict[str, Any]) -> None:
+    mixture = Mixture.from_dict(declared)
+    assert Mixture.from_dict(json.loads(json.dumps(mixture.to_dict()))) == mixture
+    assert math.isclose(sum(mixture.shares()), 1.0)
+
+
+def test_units_name_the_property_that_counts_them() -> None:
+    assert [unit.property_name for unit in Unit] == [None, "num_bytes", "num_tokens"]
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("declared", "message"),
+    [
+        ({}, "mixture lacks 'components'; it has: none"),
+        (["english"], r"mixture: expected a mapping with 'components', got \['english'\]"),
+        (None, "mixture: expected a mapping with 'components', got None"),
+        (config(component={}), r"mixture has no key 'component'; allowed: components, .* mean 'components'\?"),
+        (config(kind="inferred"), "mixture.kind is 'inferred'; allowed: static"),
+        (config(components={}), "mixture.components: expected at least one named component, got {}"),
+        (config(components=None), "mixture.components: expected at least one named component, got None"),
+        (config(components=["english"]), "mixture.components: expected at least one named component"),
+        (config(filter=["true"]), r"mixture.filter: expected an SQL predicate, got \['true'\]"),
+        (config(filter=True), "mixture.filter: expected an SQL predicate, got True"),
+        (config(unit="token"), "mixture.unit is 'token'; allowed: samples, bytes, tokens. Did you mean 'tokens'?"),
+        (config(unit=["samples"]), r"mixture.unit is \['samples'\]; allowed"),
+        (config(on_exhausted="repeat"), "mixture.on_exhausted is 'repeat'; allowed: stop, redistribute"),
+        (config(on_exhausted=None), "mixture.on_exhausted is None; allowed: stop, redistribute"),
+        (config(shuffle=None), "mixture.shuffle is None; expected none, or window: a number of blocks"),
+        (config(shuffle=True), "mixture.shuffle is True; expected none, or window"),
+        (config(shuffle={"windows": 3}), r"mixture.shuffle has no key 'windows'; .* Did you mean 'window'\?"),
+        (config(shuffle={"window": 0}), "mixture.shuffle.window is 0; expected a number of blocks, 1 or more"),
+        (config(shuffle={"window": True}), "mixture.shuffle.window is True; expected a number of blocks"),
+        (config(shuffle={"window": 2.0}), "mixture.shuffle.window is 2.0; expected a number of blocks"),
+    ],
+)
+def test_a_wrong_setting_is_refused_with_its_path(declared: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Mixture.from_dict(declared)
+
+
+@pytest.mark.parametrize(
+    ("declared", "message"),
+    [
+        (None, "german: expected where and weight, got None"),
+        ("language = 'de'", "german: expected where and weight, got \"language = 'de'\""),
+        ({"weight": 1}, "german lacks 'where'; it has: weight"),
+        ({"where": "true"}, "german lacks 'weight'; it has: where"),
+        ({}, "german lacks 'where'; it has: none"),
+        (component(wieght=2), r"german has no key 'wieght'; allowed: where, weight, on_exhausted. .* 'weight'\?"),
+        (component(where=""), "german.where: expected an SQL predicate, got ''"),
+        (component(where=" \n"), "german.where: expected an SQL predicate"),
+        (component(where=True), "german.where: expected an SQL predicate, got True"),
+        (component(on_exhausted="stopp"), r"german.on_exhausted is 'stopp'; allowed: .* mean 'stop'\?"),
+        (component(weight=None), "german.weight is None; expected a number"),
+        (component(weight="0.5"), "german.weight is '0.5'; expected a number"),
+        (component(weight=True), "german.weight is True; expected a number"),
+        (component(weight=-0.1), r"german.weight is -0.1; expected a number from 0"),
+        (component(weight=math.nan), "german.weight is nan; expected a number from 0"),
+        (component(weight=math.inf), "german.weight is inf; expected a number from 0"),
+        (component(weight=-math.inf), "german.weight is -inf; expected a number from 0"),
+        (component(weight=1e308), r"german.weight is 1e\+308; expected a number from 0 to 1e\+100"),
+        (component(weight=10**400), "german.weight is 1000+; expected a number from 0"),
+        (component(weight=1e-20), "german.weight is 1e-20, a share of 1e-20; shares below 1e-14 would never be drawn"),
+    ],
+)
+def test_a_wrong_component_is_refused_with_its_path(declared: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=r"^mixture\.components\." + message):
+        Mixture.from_dict(config(components={"english": component(), "german": declared}))
+
+
+def test_some_weights_may_be_zero_but_not_all() -> None:
+    assert Mixture.from_dict(config(components={"a": component(weight=0), "b": component()})).shares() == (0.0, 1.0)
+    with pytest.raises(ConfigError, match=r"mixture.components: all weights are zero \(a, b\)"):
+        Mixture.from_dict(config(components={"a": component(weight=0), "b": component(weight=0.0)}))
+
+
+@pytest.mark.parametrize("name", ["", " ", 2024, None])
+def test_a_component_without_a_name_is_refused(name: Any) -> None:
+    with pytest.raises(ConfigError, match=f"mixture.components: {name!r} is not a name"):
+        Mixture.from_dict(config(components={name: component()}))
+
+
+def test_the_norwegian_component_of_a_yaml_file_is_refused_until_it_is_quoted(tmp_path: Path) -> None:
+    path = tmp_path / "mixture.yaml"
+    path.write_text("components: {no: {where: \"language = 'no'\", weight: 1}}")
+    with pytest.raises(ConfigError, match=r"mixture.components: False is not a name; in YAML, put quotes around"):
+        Mixture.from_yaml(path)
+    path.write_text("components: {'no': {where: \"language = 'no'\", weight: 1}}")
+    assert [c.name for c in Mixture.from_yaml(path).components] == ["no"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, r"mixture file '.*mixture.yaml' cannot be read: .*No such file"),
+        ("components: {", "mixture file '.*mixture.yaml' cannot be read: while parsing"),
+        ("", "mixture file '.*mixture.yaml': expected a mapping with 'components', got None"),
+        ("- english", r"mixture file '.*mixture.yaml': expected a mapping with 'components', got \['english'\]"),
+        (
+            "components: {a: {where: x, weight: 1e-6}}",
+            r"a.weight is '1e-6'; expected a number \(YAML reads 1e-6 as text; write 1.0e-6\)",
+        ),
+    ],
+)
+def test_a_wrong_file_is_refused(text: str | None, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "mixture.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        Mixture.from_yaml(path)
