@@ -34,7 +34,6 @@ class ChunkFeed:
         self._timeout = timeout
         self._chunks: OrderedDict[int, Chunk] = OrderedDict()
         self._last: int | None = None
-        self._pid = os.getpid()
 
     def get(self, number: int) -> Chunk | None:
         """Return chunk ``number``, or None where the run ends before it.
@@ -42,7 +41,7 @@ class ChunkFeed:
         Raises:
             ScheduleError: nobody scheduled it in time.
         """
-        if self._pid != os.getpid():
+        if self._run.process_id != os.getpid():
             raise ConfigError(
                 "a forked process cannot use the lake's handles; start workers with "
                 "multiprocessing_context='forkserver' or 'spawn'"

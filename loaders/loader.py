@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from multiprocessing import get_context
+from multiprocessing.context import BaseContext
 from typing import Any, Generic, TypeVar
 
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
@@ -55,7 +57,7 @@ class Loader(Generic[Item]):
             _Portions(self.dataset, self.batch_size),
             batch_size=None,
             num_workers=self.num_workers,
-            multiprocessing_context=self._context,
+            multiprocessing_context=_context(self._context),
             collate_fn=_as_it_is,
         )
         if self.dataset.reading.rank:
@@ -156,6 +158,14 @@ class _Portions(IterableDataset[Portion[Any]]):
         worker = get_worker_info()
         assert worker is not None
         return self._dataset.portions(self._batch_size, worker.id, worker.num_workers)
+
+
+def _context(name: str) -> BaseContext:
+    """Return a context whose workers start in a moment: the fork server imports torch once, for all of them."""
+    context = get_context(name)
+    if name == "forkserver":
+        context.set_forkserver_preload(["__main__", "mixlake.loaders"])
+    return context
 
 
 def _as_it_is(portion: Any) -> Any:

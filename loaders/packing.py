@@ -6,9 +6,9 @@ tokens, the lane has a queue per component, and each piece of a sequence comes f
 due first. A piece never crosses a sequence, so no component is ever more than one sequence away from its share,
 whatever the lengths of documents.
 
-A component may have to wait for its next document, which lies chunks ahead. The lane looks for it only when the
-component is a whole sequence behind, and never more than MAX_OPEN_CHUNKS ahead: how far it looks depends on the chunks
-alone, not on who schedules them when.
+A component may have to wait for its next document, which lies chunks ahead. The lane looks for it when the component
+is half a sequence behind, and never more than MAX_OPEN_CHUNKS ahead: how far it looks depends on the chunks alone, not
+on who schedules them when.
 """
 
 from __future__ import annotations
@@ -107,12 +107,12 @@ class ByShare:
             tokenizer: for the documents.
             shares_of: from a weights version to integer shares out of SCALE, one per component.
             num_components: K.
-            sequence_length: T; a component that is T tokens behind is waited for.
+            sequence_length: T; the next document of a component that is T/2 tokens behind is looked for.
             state: what ``state`` gave, or None for the lane's start.
         """
         self._chunks = chunks
         self._shares_of = shares_of
-        self._patience = sequence_length * SCALE
+        self._limit = sequence_length * SCALE
         positions = state["queues"] if state else [(0, 0, 0)] * num_components
         self._credits: list[int] = list(state["credits"]) if state else [0] * num_components
         self._num_open: int = state["num_open"] if state else 0
@@ -129,11 +129,8 @@ class ByShare:
             if current is not None:
                 self.weights_version = current.chunk.weights_version
             shares = self._shares_of(self.weights_version)
-            waits = not available or any(
-                heads[index] is None and share and self._credits[index] > self._patience
-                for index, share in enumerate(shares)
-            )
-            if not waits or self._num_open - oldest >= MAX_OPEN_CHUNKS or not self._open_another():
+            is_starving = self._is_starving(available, shares)
+            if not is_starving or self._num_open - oldest >= MAX_OPEN_CHUNKS or not self._open_another():
                 break
         if not available:
             return None
@@ -141,7 +138,7 @@ class ByShare:
         chosen = self._choose(available, shares, space)
         document = heads[chosen]
         assert document is not None
-        num = min(space, self._queues[chosen].remaining())
+        num = self._length_of_piece(chosen, shares, space)
         self._credits = [credit + share * num for credit, share in zip(self._credits, shares, strict=True)]
         self._credits[chosen] -= SCALE * num
         return document, *self._queues[chosen].take(num)
@@ -153,6 +150,23 @@ class ByShare:
             "credits": list(self._credits),
             "num_open": self._num_open,
         }
+
+    def _is_starving(self, available: Sequence[int], shares: Sequence[int]) -> bool:
+        """Say if a component without a document is behind too far, or those with one are ahead too far."""
+        if not any(shares[index] and self._credits[index] >= -self._limit // 2 for index in available):
+            return True
+        return any(
+            share
+            and index not in available
+            and self._credits[index] > min(self._limit // 2, self._limit // SCALE * (SCALE - share))
+            for index, share in enumerate(shares)
+        )
+
+    def _length_of_piece(self, chosen: int, shares: Sequence[int], space: int) -> int:
+        """Return how many tokens to take: what is there and fits, and does not put the component a sequence ahead."""
+        num = min(space, self._queues[chosen].remaining())
+        room, others = self._limit + self._credits[chosen], SCALE - shares[chosen]
+        return max(1, min(num, room // others)) if room > 0 and others else num
 
     def _open_another(self) -> bool:
         if self._chunks.get(self._num_open) is None:

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from mixlake.catalog import Catalog, DataError, DataFile, Dataset, Span, schema
 from mixlake.catalog.fields import parse_path
 from mixlake.catalog.formats import get_format
+from mixlake.catalog.lake import arrow_dataset
 from mixlake.catalog.read_cache import ReadCache
 from mixlake.mixing.chunks import Chunk, Delivery
 
@@ -70,7 +71,7 @@ class SampleReader:
 
     def _file(self, registration: str, file_id: int) -> DataFile:
         if registration not in self._files:
-            table = self._catalog.lake.table(schema.FILES).to_pyarrow_dataset()
+            table = arrow_dataset(self._catalog.lake.table(schema.FILES))
             columns = ["file_id", "uri", "path", "num_bytes", "modified"]
             rows = table.to_table(columns=columns, filter=pc.field("registration") == registration)
             rows = rows.sort_by("file_id").set_column(4, "modified_us", rows["modified"].cast("int64"))
