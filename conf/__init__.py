@@ -1,3 +1,3 @@
-"""The front door: Hydra groups, typed schemas and the `mixlake` command."""
+"""The front door: Hydra configs, and the `mixlake` command that composes them."""
 
 __all__: list[str] = []

@@ -1,0 +1,132 @@
+"""The `mixlake` command: `mixlake COMMAND [overrides]`, every command a Hydra config."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.markup import escape
+
+from mixlake.catalog import ConfigError, MixlakeError
+from mixlake.catalog.errors import listed, nearest
+from mixlake.conf.commands import COMMANDS
+from mixlake.conf.display import make_console
+from mixlake.conf.schema import SCHEMAS, store_schemas
+
+_OVERRIDE = re.compile(r"[+~]{0,2}([A-Za-z_]\w*)[\w./@:-]*=", re.ASCII)
+_OPEN_DICTS = ("properties.", "options.")
+_QUIET = {
+    "hydra/job_logging": "none",
+    "hydra/hydra_logging": "none",
+    "hydra.output_subdir": "null",
+    "hydra.run.dir": ".",
+    "hydra.sweep.dir": ".",
+    "hydra.sweep.subdir": ".",
+}
+"""Hydra's own settings: no log files and no output folders unless they are asked for."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; exit with 2 after a wrong input, which is explained in one paragraph."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        if not arguments or arguments[0] in ("-h", "--help", "help"):
+            _print_overview()
+        else:
+            _run_command(arguments[0], arguments[1:])
+    except MixlakeError as error:
+        _fail(str(error))
+    except (HydraException, OmegaConfBaseException) as error:
+        _fail(_explain_config_error(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _run_command(name: str, arguments: Sequence[str]) -> None:
+    if name not in COMMANDS:
+        raise ConfigError(f"there is no command {name!r}; commands: {listed(COMMANDS, 30)}.{nearest(name, COMMANDS)}")
+    command = COMMANDS[name]
+    overrides = _as_overrides(name, command.positional, arguments)
+    given = {override.split("=", 1)[0].lstrip("+~") for override in overrides}
+    settings = {
+        **_QUIET,
+        "hydra.help.header": _quoted(f"mixlake {name}: {command.summary}\n"),
+        "hydra.help.footer": "''",
+    }
+    overrides += [f"{key}={value}" for key, value in settings.items() if key not in given]
+    store_schemas()
+
+    def task(config: DictConfig) -> None:
+        try:
+            _check_complete(name, config)
+            command.function(config, make_console())
+        except MixlakeError as error:  # here, because Hydra adds a line of its own to what it passes on
+            _fail(str(error))
+
+    # Errors come to us as they are: we print them, not Hydra.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    sys.argv = [f"mixlake {name}", *overrides]
+    hydra.main(version_base="1.3", config_path="pkg://mixlake.conf", config_name=name)(task)()
+
+
+def _check_complete(name: str, config: DictConfig) -> None:
+    missing = sorted(map(str, OmegaConf.missing_keys(config)))
+    if missing:
+        raise ConfigError(f"mixlake {name} needs {listed(f'{key}=…' for key in missing)}; see mixlake {name} --help")
+
+
+def _as_overrides(name: str, positional: str | None, arguments: Sequence[str]) -> list[str]:
+    """Turn the one argument that is no override (``mixlake sql "SELECT …"``) into one."""
+    keys = {field.name for field in fields(SCHEMAS[name])} | {"hydra"}
+    overrides: list[str] = []
+    for argument in arguments:
+        match = _OVERRIDE.match(argument)
+        is_override = argument.startswith(("-", "~")) or (match is not None and match[1] in keys)
+        if positional is None or is_override or overrides[-1:] in (["--config-dir"], ["-cd"], ["--cfg"], ["-c"]):
+            # a dict of the user's own names takes new keys without Hydra's +
+            is_new_key = match is not None and argument.startswith(_OPEN_DICTS)
+            overrides.append(f"++{argument}" if is_new_key else argument)
+        else:
+            overrides.append(f"{positional}={_quoted(argument)}")
+    return overrides
+
+
+def _quoted(text: str) -> str:
+    """Quote a value for Hydra's override grammar: quotes inside are escaped, and backslashes in front of them."""
+    return '"' + re.sub(r'(\\*)("|$)', lambda match: match[1] * 2 + (match[2] and '\\"'), text) + '"'
+
+
+def _explain_config_error(error: BaseException) -> str:
+    """Return what is wrong with a config in one paragraph: the message and its cause, without Hydra's decoration."""
+    causes = [error]
+    while causes[-1].__cause__ is not None:
+        causes.append(causes[-1].__cause__)
+    lines = [line.strip() for cause in causes for line in str(cause).splitlines() if line.strip()]
+    useful = [line for line in dict.fromkeys(lines) if not line.startswith(("object_type=", "full_key:", "See "))]
+    return re.sub(r":\. ", ": ", ". ".join(line.rstrip(".") for line in useful))
+
+
+def _print_overview() -> None:
+    console = make_console()
+    console.print("mixlake COMMAND \\[key=value …]    which samples are trained on, in which proportion and order\n")
+    for name, command in COMMANDS.items():
+        console.print(f"  {name:<11} {escape(command.summary)}")
+    console.print(
+        "\nEvery command takes lake=FOLDER and Hydra overrides; mixlake COMMAND --help shows its config.\n"
+        "For example:\n"
+        "  mixlake demo demo.steps=50 mixture.components.python.weight=0.1\n"
+        "  mixlake register name=manuals uri='data/*.jsonl' properties.language=meta.language\n"
+        '  mixlake sql "SELECT language, count(*) FROM samples GROUP BY 1"',
+    )
+
+
+def _fail(message: str) -> None:
+    sys.stderr.write(f"mixlake: {message}\n")
+    sys.exit(2)

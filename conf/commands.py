@@ -1,0 +1,127 @@
+"""What each command does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from omegaconf import DictConfig
+from rich.console import Console
+
+from mixlake.catalog import Catalog
+from mixlake.conf.composed import open_catalog, plain, read_mixture
+from mixlake.conf.display import ProgressDisplay, print_frame
+from mixlake.mixing import Run, explain, list_runs
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Command:
+    """One word after `mixlake`; its config is conf/NAME.yaml."""
+
+    summary: str
+    function: Callable[[DictConfig, Console], None]
+    positional: str | None = None
+    """The config key that an argument which is no override means."""
+
+
+def _demo(config: DictConfig, console: Console) -> None:
+    from mixlake.conf.demo import run_demo  # noqa: PLC0415  (torch takes seconds, which no other command needs)
+
+    run_demo(config, console)
+
+
+def _register(config: DictConfig, console: Console) -> None:
+    catalog = Catalog.open(config.lake, create=True)
+    with ProgressDisplay(console, f"registering {config.name}") as progress:
+        version = catalog.register(
+            config.name,
+            plain(config.uri),
+            format=config.format,
+            text=config.text,
+            properties=plain(config.properties),
+            exclude=plain(config.exclude),
+            options=plain(config.options),
+            replace=config.replace,
+            progress=progress,
+        )
+    dataset = catalog.dataset(config.name)
+    console.print(
+        f"{dataset.name}: {dataset.num_samples:,} samples in {dataset.num_files:,} files, "
+        f"{dataset.num_bytes:,} bytes; datasets@{version}"
+    )
+
+
+def _datasets(config: DictConfig, console: Console) -> None:
+    print_frame(console, open_catalog(config).datasets())
+
+
+def _properties(config: DictConfig, console: Console) -> None:
+    print_frame(console, open_catalog(config).properties())
+
+
+def _history(config: DictConfig, console: Console) -> None:
+    print_frame(console, open_catalog(config).history())
+
+
+def _sql(config: DictConfig, console: Console) -> None:
+    print_frame(console, open_catalog(config).sql(config.query))
+
+
+def _explain(config: DictConfig, console: Console) -> None:
+    explanation = explain(open_catalog(config), read_mixture(config))
+    console.print(explanation.table())
+    for note in explanation.notes():
+        console.print(note)
+
+
+def _run(config: DictConfig, console: Console) -> None:
+    run = Run.start(
+        open_catalog(config),
+        config.name,
+        read_mixture(config),
+        seed=config.seed,
+        chunk_size=config.chunk_size,
+        lanes=config.lanes,
+    )
+    console.print(f"started run {run.name} over samples@{run.config.catalog_version}")
+
+
+def _runs(config: DictConfig, console: Console) -> None:
+    print_frame(console, list_runs(open_catalog(config)))
+
+
+def _schedule(config: DictConfig, console: Console) -> None:
+    run = Run.load(open_catalog(config), config.run)
+    with ProgressDisplay(console, f"scheduling {run.name}") as progress:
+        num = run.schedule(config.num_chunks, progress=progress)
+    last, _, is_ended, _ = run.chunks.last()
+    console.print(f"{num:,} chunks; the last one is {last:,}{', which ends the run' if is_ended else ''}")
+
+
+def _weights(config: DictConfig, console: Console) -> None:
+    print_frame(console, Run.load(open_catalog(config), config.run).weights())
+
+
+def _samples(config: DictConfig, console: Console) -> None:
+    print_frame(console, Run.load(open_catalog(config), config.run).samples(config.chunk))
+
+
+def _lineage(config: DictConfig, console: Console) -> None:
+    print_frame(console, Run.load(open_catalog(config), config.run).lineage(config.where))
+
+
+COMMANDS = {
+    "demo": Command(summary="run the main job on the text of this Python installation", function=_demo),
+    "register": Command(summary="index files where they lie", function=_register),
+    "datasets": Command(summary="list the datasets of a catalog version", function=_datasets),
+    "properties": Command(summary="list the properties of a catalog version", function=_properties),
+    "history": Command(summary="list the catalog's versions", function=_history),
+    "sql": Command(summary="query the lake, read-only", function=_sql, positional="query"),
+    "explain": Command(summary="dry-run a mixture: what it finds, when it runs out", function=_explain),
+    "run": Command(summary="declare a training run", function=_run),
+    "runs": Command(summary="list the runs of a lake", function=_runs),
+    "schedule": Command(summary="draw and commit a run's next chunks", function=_schedule),
+    "weights": Command(summary="list a run's weights versions and their causes", function=_weights),
+    "samples": Command(summary="list the samples of a chunk in delivery order", function=_samples),
+    "lineage": Command(summary="find the chunks that drew some samples", function=_lineage, positional="where"),
+}

@@ -1,0 +1,150 @@
+"""Typed schemas of the command configs: Hydra refuses a wrong type or an unknown key when it composes.
+
+Each class is the schema of conf/NAME.yaml, whose comments say what the keys mean. Mixtures are checked by
+`mixlake.mixing.Mixture`, which knows more than types.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+
+@dataclass(kw_only=True)
+class LakeConfig:
+    """Any command."""
+
+    lake: str = MISSING
+
+
+@dataclass(kw_only=True)
+class ReadConfig(LakeConfig):
+    """A command that reads a catalog version."""
+
+    version: int | None = None
+
+
+@dataclass(kw_only=True)
+class RegisterConfig(LakeConfig):
+    """`mixlake register`."""
+
+    name: str = MISSING
+    uri: Any = MISSING
+    format: str | None = None
+    text: str = MISSING
+    properties: dict[str, str] = field(default_factory=dict)
+    exclude: list[str] = field(default_factory=list)
+    options: dict[str, Any] = field(default_factory=dict)
+    replace: bool = MISSING
+
+
+@dataclass(kw_only=True)
+class SqlConfig(ReadConfig):
+    """`mixlake sql`."""
+
+    query: str = MISSING
+
+
+@dataclass(kw_only=True)
+class ExplainConfig(ReadConfig):
+    """`mixlake explain`."""
+
+    mixture: Any = MISSING
+
+
+@dataclass(kw_only=True)
+class StartConfig(LakeConfig):
+    """`mixlake run`."""
+
+    mixture: Any = MISSING
+    name: str = MISSING
+    seed: int = MISSING
+    chunk_size: int = MISSING
+    lanes: int = MISSING
+
+
+@dataclass(kw_only=True)
+class RunConfig(LakeConfig):
+    """A command about one run."""
+
+    run: str = MISSING
+
+
+@dataclass(kw_only=True)
+class ScheduleConfig(RunConfig):
+    """`mixlake schedule`."""
+
+    num_chunks: int = MISSING
+
+
+@dataclass(kw_only=True)
+class SamplesConfig(RunConfig):
+    """`mixlake samples`."""
+
+    chunk: int = MISSING
+
+
+@dataclass(kw_only=True)
+class LineageConfig(RunConfig):
+    """`mixlake lineage`."""
+
+    where: str = MISSING
+
+
+@dataclass(kw_only=True)
+class DemoRunConfig:
+    """The run that the demo starts."""
+
+    name: str | None = None
+    seed: int = MISSING
+    chunk_size: int = MISSING
+    lanes: int = MISSING
+
+
+@dataclass(kw_only=True)
+class DemoTrainingConfig:
+    """The training that the demo does."""
+
+    steps: int = MISSING
+    batch_size: int = MISSING
+    sequence_length: int = MISSING
+    num_workers: int = MISSING
+    width: int = MISSING
+    layers: int = MISSING
+    learning_rate: float = MISSING
+
+
+@dataclass(kw_only=True)
+class DemoConfig(LakeConfig):
+    """`mixlake demo`."""
+
+    mixture: Any = MISSING
+    run: DemoRunConfig = field(default_factory=DemoRunConfig)
+    demo: DemoTrainingConfig = field(default_factory=DemoTrainingConfig)
+
+
+SCHEMAS: dict[str, type[LakeConfig]] = {
+    "demo": DemoConfig,
+    "register": RegisterConfig,
+    "datasets": ReadConfig,
+    "properties": ReadConfig,
+    "history": ReadConfig,
+    "sql": SqlConfig,
+    "explain": ExplainConfig,
+    "run": StartConfig,
+    "runs": LakeConfig,
+    "schedule": ScheduleConfig,
+    "weights": RunConfig,
+    "samples": SamplesConfig,
+    "lineage": LineageConfig,
+}
+
+
+def store_schemas() -> None:
+    """Make the schemas known to Hydra as ``schema/NAME``, which the configs name first in their defaults."""
+    store = ConfigStore.instance()
+    for name, schema in SCHEMAS.items():
+        store.store(group="schema", name=name, node=schema, package="_global_")
