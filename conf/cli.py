@@ -21,6 +21,18 @@ from mixlake.conf.display import make_console
 from mixlake.conf.schema import SCHEMAS, store_schemas
 
 _OVERRIDE = re.compile(r"[+~]{0,2}([A-Za-z_]\w*)[\w./@:-]*=", re.ASCII)
+_FLAGS_WITH_VALUE = (
+    "--config-dir",
+    "-cd",
+    "--config-path",
+    "-cp",
+    "--config-name",
+    "-cn",
+    "--cfg",
+    "-c",
+    "--package",
+    "-p",
+)
 _OPEN_DICTS = ("properties.", "options.")
 _QUIET = {
     "hydra/job_logging": "none",
@@ -53,7 +65,7 @@ def _run_command(name: str, arguments: Sequence[str]) -> None:
     if name not in COMMANDS:
         raise ConfigError(f"there is no command {name!r}; commands: {listed(COMMANDS, 30)}.{nearest(name, COMMANDS)}")
     command = COMMANDS[name]
-    overrides = _as_overrides(name, command.positional, arguments)
+    flags, overrides = _as_hydra_takes_them(name, command.positional, arguments)
     given = {override.split("=", 1)[0].lstrip("+~") for override in overrides}
     settings = {
         **_QUIET,
@@ -72,7 +84,7 @@ def _run_command(name: str, arguments: Sequence[str]) -> None:
 
     # Errors come to us as they are: we print them, not Hydra.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    sys.argv = [f"mixlake {name}", *overrides]
+    sys.argv = [f"mixlake {name}", *flags, *overrides]
     hydra.main(version_base="1.3", config_path="pkg://mixlake.conf", config_name=name)(task)()
 
 
@@ -82,20 +94,25 @@ def _check_complete(name: str, config: DictConfig) -> None:
         raise ConfigError(f"mixlake {name} needs {listed(f'{key}=…' for key in missing)}; see mixlake {name} --help")
 
 
-def _as_overrides(name: str, positional: str | None, arguments: Sequence[str]) -> list[str]:
-    """Turn the one argument that is no override (``mixlake sql "SELECT …"``) into one."""
+def _as_hydra_takes_them(name: str, positional: str | None, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return flags and overrides apart, as Hydra's parser wants them.
+
+    The one argument that is neither (``mixlake sql "SELECT …"``) becomes an override, and keys in a dict of the user's
+    own names need no ``+``.
+    """
     keys = {field.name for field in fields(SCHEMAS[name])} | {"hydra"}
+    flags: list[str] = []
     overrides: list[str] = []
     for argument in arguments:
         match = _OVERRIDE.match(argument)
-        is_override = argument.startswith(("-", "~")) or (match is not None and match[1] in keys)
-        if positional is None or is_override or overrides[-1:] in (["--config-dir"], ["-cd"], ["--cfg"], ["-c"]):
-            # a dict of the user's own names takes new keys without Hydra's +
-            is_new_key = match is not None and argument.startswith(_OPEN_DICTS)
-            overrides.append(f"++{argument}" if is_new_key else argument)
+        is_override = argument.startswith("~") or (match is not None and match[1] in keys)
+        if argument.startswith("-") or (flags[-1:] and flags[-1] in _FLAGS_WITH_VALUE):
+            flags.append(argument)
+        elif is_override or positional is None:
+            overrides.append(f"++{argument}" if argument.startswith(_OPEN_DICTS) else argument)
         else:
             overrides.append(f"{positional}={_quoted(argument)}")
-    return overrides
+    return flags, overrides
 
 
 def _quoted(text: str) -> str:

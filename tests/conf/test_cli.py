@@ -1,0 +1,174 @@
+"""The command line as a user meets it: real processes, exit codes, one-paragraph errors, no tracebacks."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from mixlake.catalog import Catalog
+from mixlake.conf.cli import main
+from mixlake.conf.commands import COMMANDS
+from mixlake.conf.schema import SCHEMAS
+
+Call = Callable[..., str]
+MIXLAKE = Path(sys.executable).with_name("mixlake")
+
+
+def mixlake(*arguments: str, cwd: Path, code: int = 0) -> str:
+    """Run the command; return its output, or its error text where it must fail."""
+    done = subprocess.run([str(MIXLAKE), *arguments], cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    if code:
+        assert "Traceback" not in done.stderr
+        assert "Error executing job" not in done.stderr
+    else:
+        assert done.stderr == ""
+    return done.stderr if code else done.stdout
+
+
+@pytest.fixture
+def call(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    """Run the command in this process, which saves the imports."""
+
+    def run(*arguments: str, code: int = 0) -> str:
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(sys, "argv", [])
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+        if code:
+            with pytest.raises(SystemExit, match=f"^{code}$"):
+                main(arguments)
+        else:
+            main(arguments)
+        out, error = capsys.readouterr()
+        assert (error if code == 0 else out) == ""
+        return error if code else out
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a lake of two datasets and a mixture of the user's own."""
+    folder = tmp_path_factory.mktemp("project")
+    for language, num in (("de", 40), ("en", 160)):
+        lines = [json.dumps({"text": f"{language} {i}", "meta": {"language": language}}) for i in range(num)]
+        (folder / f"{language}.jsonl").write_text("\n".join(lines))
+        mixlake(
+            "register", f"name={language}", f"uri={language}.jsonl", "properties.language=meta.language", cwd=folder
+        )
+    (folder / "my" / "mixture").mkdir(parents=True)
+    (folder / "my" / "mixture" / "both.yaml").write_text(
+        "components:\n"
+        "  german: {where: \"language = 'de'\", weight: 0.25}\n"
+        "  english: {where: \"language = 'en'\", weight: 0.75}\n"
+    )
+    mixlake("run", "name=exp1", "chunk_size=16", "lanes=2", *own_mixture(), cwd=folder)
+    mixlake("schedule", "run=exp1", "num_chunks=3", cwd=folder)
+    return folder
+
+
+def own_mixture() -> list[str]:
+    return ["--config-dir", "my", "mixture=both"]
+
+
+def test_every_command_has_a_config_and_a_schema() -> None:
+    configs = {path.stem for path in Path(str(sys.modules["mixlake.conf"].__path__[0])).glob("*.yaml")}
+    assert configs == set(COMMANDS) == set(SCHEMAS)
+
+
+def test_alone_it_lists_the_commands(call: Call) -> None:
+    overview = call()
+    assert call("--help") == overview
+    assert all(
+        re.search(rf"^  {name} +{re.escape(command.summary)}$", overview, re.M) for name, command in COMMANDS.items()
+    )
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_help_shows_the_composed_config(call: Call, name: str) -> None:
+    arguments = own_mixture() if name in ("explain", "run") else []
+    text = call(name, *arguments, "--help")
+    assert text.startswith(f"mixlake {name}: {COMMANDS[name].summary}")
+    assert re.search(r"^lake: ", text, re.M)
+
+
+def test_registered_datasets_are_listed_and_queried(call: Call) -> None:
+    assert re.search(r"de +jsonl +1 +40 ", call("datasets"))
+    assert re.search(r"language +string +meta\.language +sql", call("properties"))
+    assert len(re.findall(r"register", call("history"))) == 2
+    query = "SELECT language, count(*) AS n FROM samples WHERE language = 'de' GROUP BY 1"
+    assert re.search(r"de +40 ", call("sql", query))
+    assert "en" not in call("sql", "version=1", "SELECT DISTINCT language FROM samples")
+
+
+def test_explain_prints_the_mixture_with_overrides(call: Call) -> None:
+    text = call("explain", *own_mixture(), "mixture.components.german.weight=0.75")
+    assert re.search(r"german +50\.00% +20\.00% +40 +80 +stop +0", text)
+    assert "The run stops after about 80 samples, when german runs out." in text
+
+
+def test_a_run_is_started_scheduled_and_traced(call: Call) -> None:
+    assert re.search(r"exp1 +2 +0 +16 +2 ", call("runs"))
+    assert re.search(r"1 +0 +0 +declared +german 0\.25, english 0\.75", call("weights", "run=exp1"))
+    samples = call("samples", "run=exp1", "chunk=2")
+    assert len(re.findall(r"\.jsonl", samples)) == 16
+    row = re.search(r"german +de +(de-\w+) +0 +(\d+) ", samples)
+    assert row is not None
+    lineage = call("lineage", "run=exp1", f"registration = '{row[1]}' AND row = {row[2]}")
+    assert re.search(rf"^ +2 +german +0 +1 +de +{row[1]} +0 +{row[2]} ", lineage, re.M)
+
+
+def test_scheduling_to_the_end_says_so(call: Call) -> None:
+    call("run", "name=short", "chunk_size=64", *own_mixture())
+    assert call("schedule", "run=short").strip() == "3 chunks; the last one is 2, which ends the run"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["regster"], "there is no command 'regster'; .* Did you mean 'register'?"),
+        (["register", "name=x"], "mixlake register needs uri=…; see mixlake register --help"),
+        (["register", "name=x", "uri=nothing*"], "'nothing*' matches no file"),
+        (["register", "name=de", "uri=de.jsonl"], "dataset 'de' is registered already .datasets@2."),
+        (["register", "name=x", "uri=de.jsonl", "properties.l=meta.langage"], "Did you mean 'meta.language'?"),
+        (["register", "name=x", "uri=de.jsonl", "formt=jsonl"], "Could not override 'formt'"),
+        (["register", "name=x", "uri=bad.jsonl"], r"bad\.jsonl, line 2: not JSON"),
+        (["sql", "SELECT lang FROM samples"], "unknown property 'lang'.* Did you mean 'language'?"),
+        (["sql", "DROP TABLE samples"], "DDL not supported"),
+        (["datasets", "lake=nowhere"], "there is no lake at .*nowhere"),
+        (["datasets", "version=9"], "datasets@9 does not exist in .*; versions are 0 to 2"),
+        (["datasets", "version=new"], "Value 'new' of type 'str' could not be converted to Integer"),
+        (["explain"], "You must specify 'mixture'"),
+        (["explain", *own_mixture(), "mixture.components.german.weight=-1"], r"german\.weight is -1"),
+        (
+            ["explain", *own_mixture(), "mixture.components.german.weight=a"],
+            r"german\.weight is 'a'; expected a number",
+        ),
+        (["explain", *own_mixture(), "mixture.components.german.where=lang"], "unknown property 'lang'"),
+        (["explain", *own_mixture(), "mixture.components.german.where='1 ='"], "Expected: an expression"),
+        (["explain", *own_mixture(), "mixture.components.german.where='false'"], "german is empty: no sample matches"),
+        (["explain", *own_mixture(), "+mixture.units=bytes"], "mixture has no key 'units'.* Did you mean 'unit'?"),
+        (["run", "name=exp1", *own_mixture()], "run 'exp1' exists already"),
+        (["schedule", "run=exp2"], "no run 'exp2' in .*; there are: .* Did you mean 'exp1'?"),
+        (["samples", "run=exp1", "chunk=99"], "run 'exp1' has no chunk 99; its last chunk is 2"),
+    ],
+)
+def test_wrong_input_is_one_paragraph_and_exit_code_2(
+    folder: Path, call: Call, arguments: Sequence[str], message: str
+) -> None:
+    (folder / "bad.jsonl").write_text('{"text": "fine"}\n{"text": \n')
+    before = Catalog.open(str(folder / "lake")).version
+    error = call(*arguments, code=2)
+    assert error.startswith("mixlake: ")
+    assert error.count("\n") == 1
+    assert re.search(message.replace("*'", r"\*'").replace("?", r"\?"), error), error
+    assert Catalog.open(str(folder / "lake")).version == before
+
+
+def test_a_wrong_input_leaves_no_traceback_in_a_real_process(folder: Path) -> None:
+    assert mixlake("register", "name=x", "uri=nothing*", cwd=folder, code=2).startswith("mixlake: 'nothing*' matches")
+    assert mixlake("datasets", "lake=nowhere", cwd=folder, code=2).startswith("mixlake: there is no lake at")
