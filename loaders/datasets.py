@@ -1,12 +1,13 @@
 """Torch datasets over a run: one item per sample, or per packed sequence.
 
-The global sequence of items takes the lanes in turn: slot g is the next item of lane g modulo the number of lanes.
-Rank r of W has every W-th lane, so any world size that divides the lanes gives the same global sequence. A lane that
-has ended leaves its slots empty.
+Items come from the lanes in turn: the next one is of the lane that has given the fewest, and of those the first. Rank r
+of W has every W-th lane, so any world size that divides the lanes gives the same global sequence. A lane that has ended
+is passed over.
 """
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,16 +41,14 @@ class Lane(Protocol[Item_co]):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Portion(Generic[Item]):
-    """The part of one batch that one worker makes."""
+class Delivery(Generic[Item]):
+    """One item, with what must be kept when it has been delivered."""
 
-    batch: int
-    items: list[tuple[int, int, Item]]
-    """(place within the batch, lane, item)."""
-    lanes: dict[int, dict[str, Any]]
-    """Where the worker's lanes stand after this batch."""
-    is_last: bool
-    """The worker's lanes have ended."""
+    turn: tuple[int, int]
+    """(items that the lane gave before, lane): items are delivered in this order."""
+    item: Item
+    lane_state: dict[str, Any]
+    """Where the lane stands after the item."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,7 +66,7 @@ class Reading:
 
 
 class LaneDataset(IterableDataset[Item], Generic[Item]):
-    """What both datasets share: lanes, slots and state.
+    """What both datasets share: lanes, turns and state.
 
     Iterated in the main process of rank 0 it schedules the chunks that it needs; in a worker process or on another rank
     it waits for them.
@@ -85,8 +84,7 @@ class LaneDataset(IterableDataset[Item], Generic[Item]):
         self.components = tuple(component.name for component in run.config.mixture.components)
         """Names that component ids index."""
         self.lanes = list(range(rank, lanes, world_size))
-        self._num_slots = 0
-        self._lane_states: dict[int, dict[str, Any] | None] = dict.fromkeys(self.lanes)
+        self._lane_states: dict[int, dict[str, Any]] = {lane: {"num_items": 0} for lane in self.lanes}
 
     def open_lane(self, chunks: LaneChunks, state: dict[str, Any] | None) -> Lane[Item]:
         """Return a lane, taken up where ``state`` says."""
@@ -103,43 +101,32 @@ class LaneDataset(IterableDataset[Item], Generic[Item]):
     def __iter__(self) -> Iterator[Item]:
         worker = get_worker_info()
         number, num_workers = (worker.id, worker.num_workers) if worker else (0, 1)
-        first = self._num_slots
-        for portion in self.portions(len(self.lanes), number, num_workers):  # one item of each lane
-            for place, lane, item in portion.items:
-                slot = portion.batch * len(self.lanes) + place
-                self._num_slots = first + (slot + 1) * self.reading.world_size
-                self._lane_states[lane] = portion.lanes[lane]
-                yield item
+        for delivery in self.deliveries(number, num_workers):
+            self.note(delivery)
+            yield delivery.item
 
-    def portions(self, batch_size: int, worker: int, num_workers: int) -> Iterator[Portion[Item]]:
-        """Yield a worker's part of every batch, until its lanes have ended.
+    def deliveries(self, worker: int = 0, num_workers: int = 1) -> Iterator[Delivery[Item]]:
+        """Yield the items of a worker's lanes in turn; worker w of n has every n-th lane of the rank."""
+        lanes = self._open(self.lanes[worker::num_workers])
+        turns = [(int(self._lane_states[lane]["num_items"]), lane) for lane in lanes]
+        heapq.heapify(turns)
+        while turns:
+            num_items, lane = turns[0]
+            item = lanes[lane].next()
+            if item is None:
+                heapq.heappop(turns)
+                continue
+            heapq.heapreplace(turns, (num_items + 1, lane))
+            lane_state = {"num_items": num_items + 1, **lanes[lane].state()}
+            yield Delivery(turn=(num_items, lane), item=item, lane_state=lane_state)
 
-        Local slot i of a rank is its lane i modulo the number of its lanes; worker w of n has every n-th of these.
-        """
-        mine = {index: lane for index, lane in enumerate(self.lanes) if index % num_workers == worker}
-        lanes = self._open(mine)
-        ended: set[int] = set()
-        slot = self._num_slots // self.reading.world_size
-        batch = 0
-        while len(ended) < len(mine):
-            items: list[tuple[int, int, Item]] = []
-            for place in range(batch_size):
-                index = (slot + place) % len(self.lanes)
-                if index not in mine or index in ended:
-                    continue
-                item = lanes[index].next()
-                if item is None:
-                    ended.add(index)
-                else:
-                    items.append((place, mine[index], item))
-            states = {lane: lanes[index].state() for index, lane in mine.items()}
-            yield Portion(batch=batch, items=items, lanes=states, is_last=len(ended) == len(mine))
-            slot, batch = slot + batch_size, batch + 1
+    def note(self, delivery: Delivery[Item]) -> None:
+        """Note that an item has been delivered: a state from now on stands after it."""
+        self._lane_states[delivery.turn[1]] = delivery.lane_state
 
     def state_dict(self) -> dict[str, Any]:
         """Return where this rank stands: small, JSON, positions only."""
-        begun = {lane: state for lane, state in self._lane_states.items() if state is not None}
-        return make_state(self.identity, self._num_slots, begun)
+        return make_state(self.identity, self._lane_states)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up where ``state_dict`` (of this rank, or merged from all) says.
@@ -148,26 +135,15 @@ class LaneDataset(IterableDataset[Item], Generic[Item]):
             ConfigError: the state is of another run, other settings, or lacks this rank's lanes.
         """
         check_state(state, self.identity)
-        if state["num_slots"] % self.reading.world_size:
-            raise ConfigError(
-                f"the state stands at slot {state['num_slots']} of the global sequence, which world_size "
-                f"{self.reading.world_size} does not divide; resume with a world size that does"
-            )
         self._lane_states = lane_states(state, self.lanes)
-        self._num_slots = state["num_slots"]
 
-    def advance(self, num_slots: int, lanes: Mapping[int, dict[str, Any]]) -> None:
-        """Note that ``num_slots`` of this rank's slots have been delivered, after which its lanes stand so."""
-        self._num_slots += num_slots * self.reading.world_size
-        self._lane_states.update(lanes)
-
-    def _open(self, mine: Mapping[int, int]) -> dict[int, Lane[Item]]:
+    def _open(self, numbers: Sequence[int]) -> dict[int, Lane[Item]]:
         run, reading = self.run, self.reading
         schedules = get_worker_info() is None and reading.rank == 0
         feed = ChunkFeed(run, schedules=schedules, lookahead=reading.lookahead, timeout=reading.timeout)
         reader = SampleReader(run.catalog, fields=self.fields(), cache_bytes=reading.cache_bytes)
         opened = {}
-        for index, lane in mine.items():
+        for lane in numbers:
             chunks = LaneChunks(
                 feed,
                 reader,
@@ -176,7 +152,8 @@ class LaneDataset(IterableDataset[Item], Generic[Item]):
                 seed=run.config.seed,
                 shuffled=run.config.mixture.window > 0,
             )
-            opened[index] = self.open_lane(chunks, self._lane_states[lane])
+            state = self._lane_states[lane]
+            opened[lane] = self.open_lane(chunks, state if state["num_items"] else None)
         return opened
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import heapq
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from multiprocessing import get_context
 from multiprocessing.context import BaseContext
 from typing import Any, Generic, TypeVar
@@ -11,7 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from mixlake.catalog import ConfigError
 from mixlake.loaders.collate import Batch
-from mixlake.loaders.datasets import LaneDataset, Portion, SampleDataset, TokenDataset
+from mixlake.loaders.datasets import Delivery, LaneDataset, SampleDataset, TokenDataset
 from mixlake.loaders.scheduling import BackgroundScheduler
 from mixlake.loaders.tokenizers import TokenizerSpec
 from mixlake.mixing import Run
@@ -50,24 +54,21 @@ class Loader(Generic[Item]):
 
     def __iter__(self) -> Iterator[Batch]:
         if not self.num_workers:
-            for portion in self.dataset.portions(self.batch_size, 0, 1):
-                yield from self._deliver([portion])
+            yield from self._batches(self.dataset.deliveries())
             return
         workers = DataLoader(
-            _Portions(self.dataset, self.batch_size),
+            _Bundles(self.dataset, -(-self.batch_size // self.num_workers)),
             batch_size=None,
             num_workers=self.num_workers,
             multiprocessing_context=_context(self._context),
             collate_fn=_as_it_is,
         )
         if self.dataset.reading.rank:
-            for portions in _by_batch(iter(workers), self.num_workers):
-                yield from self._deliver(portions)
+            yield from self._batches(_in_turn(iter(workers), self.num_workers))
             return
         with BackgroundScheduler(self.dataset.run, self.dataset.reading.lookahead) as scheduler:
-            for portions in _by_batch(scheduler.attend(iter(workers)), self.num_workers):
-                scheduler.note_lanes(portions)
-                yield from self._deliver(portions)
+            deliveries = _in_turn(scheduler.attend(iter(workers)), self.num_workers)
+            yield from self._batches(scheduler.watch(deliveries))
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the trainer stands: small, JSON, positions only."""
@@ -81,12 +82,11 @@ class Loader(Generic[Item]):
         """
         self.dataset.load_state_dict(state)
 
-    def _deliver(self, portions: list[Portion[Item]]) -> Iterator[Batch]:
-        lanes = {lane: state for portion in portions for lane, state in portion.lanes.items()}
-        placed = sorted(((place, item) for p in portions for place, _, item in p.items), key=lambda pair: pair[0])
-        self.dataset.advance(self.batch_size, lanes)
-        if placed:
-            yield self.dataset.collate([item for _, item in placed])
+    def _batches(self, deliveries: Iterator[Delivery[Item]]) -> Iterator[Batch]:
+        while batch := list(islice(deliveries, self.batch_size)):
+            for delivery in batch:
+                self.dataset.note(delivery)
+            yield self.dataset.collate([delivery.item for delivery in batch])
 
 
 def make_loader(
@@ -147,17 +147,29 @@ def make_loader(
     )
 
 
-class _Portions(IterableDataset[Portion[Any]]):
-    """What a worker process iterates: its part of every batch."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Bundle:
+    """Some deliveries of one worker, sent together."""
 
-    def __init__(self, dataset: LaneDataset[Any], batch_size: int) -> None:
+    worker: int
+    deliveries: list[Delivery[Any]]
+    is_last: bool
+
+
+class _Bundles(IterableDataset[_Bundle]):
+    """What a worker process iterates."""
+
+    def __init__(self, dataset: LaneDataset[Any], size: int) -> None:
         self._dataset = dataset
-        self._batch_size = batch_size
+        self._size = size
 
-    def __iter__(self) -> Iterator[Portion[Any]]:
+    def __iter__(self) -> Iterator[_Bundle]:
         worker = get_worker_info()
         assert worker is not None
-        return self._dataset.portions(self._batch_size, worker.id, worker.num_workers)
+        deliveries = self._dataset.deliveries(worker.id, worker.num_workers)
+        while bundle := list(islice(deliveries, self._size)):
+            yield _Bundle(worker=worker.id, deliveries=bundle, is_last=False)
+        yield _Bundle(worker=worker.id, deliveries=[], is_last=True)
 
 
 def _context(name: str) -> BaseContext:
@@ -172,14 +184,20 @@ def _as_it_is(portion: Any) -> Any:
     return portion
 
 
-def _by_batch(portions: Iterator[Portion[Item]], num_workers: int) -> Iterator[list[Portion[Item]]]:
-    """Gather the portions of each batch: one of every worker whose lanes have not ended."""
-    waiting: dict[int, list[Portion[Item]]] = {}
-    num_alive, batch = num_workers, 0
-    for portion in portions:
-        waiting.setdefault(portion.batch, []).append(portion)
-        while num_alive and len(waiting.get(batch, ())) == num_alive:
-            complete = waiting.pop(batch)
-            num_alive -= sum(portion.is_last for portion in complete)
-            batch += 1
-            yield complete
+def _in_turn(bundles: Iterator[_Bundle], num_workers: int) -> Iterator[Delivery[Any]]:
+    """Merge what the workers send into the order in which one process would deliver it."""
+    waiting: list[deque[Delivery[Any]]] = [deque() for _ in range(num_workers)]
+    alive = set(range(num_workers))
+
+    def from_worker(worker: int) -> Iterator[Delivery[Any]]:
+        while True:
+            while not waiting[worker] and worker in alive:
+                bundle = next(bundles)
+                waiting[bundle.worker].extend(bundle.deliveries)
+                if bundle.is_last:
+                    alive.discard(bundle.worker)
+            if not waiting[worker]:
+                return
+            yield waiting[worker].popleft()
+
+    return heapq.merge(*map(from_worker, range(num_workers)), key=lambda delivery: delivery.turn)

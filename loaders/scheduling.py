@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TypeVar
 
+from mixlake.loaders.datasets import Delivery
 from mixlake.loaders.state import chunk_reached
 from mixlake.mixing import Run
 
@@ -62,13 +63,16 @@ class BackgroundScheduler:
                 return
             yield item
 
-    def note_lanes(self, portions: Iterable[Any]) -> None:
-        """Note how far delivery has come, from the lanes' states of a batch."""
+    def watch(self, deliveries: Iterator[Delivery[T]]) -> Iterator[Delivery[T]]:
+        """Pass deliveries on, and note how far they have come."""
         lanes = self._run.config.lanes
-        reached = [lane + lanes * chunk_reached(state) for p in portions for lane, state in p.lanes.items()]
-        with self._condition:
-            self._target = max(self._target, max(reached, default=0) + 1 + self._lookahead)
-            self._condition.notify()
+        for delivery in deliveries:
+            reached = delivery.turn[1] + lanes * chunk_reached(delivery.lane_state)
+            if reached + self._lookahead > self._target:
+                with self._condition:
+                    self._target = reached + self._lookahead
+                    self._condition.notify()
+            yield delivery
 
     def _work(self) -> None:
         try:

@@ -23,21 +23,14 @@ class Identity:
     """``samples``, or ``tokens`` with the sequence length."""
 
 
-def make_state(identity: Identity, num_slots: int, lanes: Mapping[int, dict[str, Any]]) -> dict[str, Any]:
-    """Return a state.
-
-    Args:
-        identity: what it belongs to.
-        num_slots: slots of the global sequence that all ranks together have been through.
-        lanes: where each lane stands, as far as this rank knows; lanes that have not begun are left out.
-    """
+def make_state(identity: Identity, lanes: Mapping[int, dict[str, Any]]) -> dict[str, Any]:
+    """Return a state: what it belongs to, and where each lane of this rank stands."""
     return {
         "version": STATE_VERSION,
         "run": identity.run,
         "config_hash": identity.config_hash,
         "num_lanes": identity.lanes,
         "kind": identity.kind,
-        "num_slots": num_slots,
         "lanes": {str(lane): state for lane, state in sorted(lanes.items())},
     }
 
@@ -62,20 +55,19 @@ def check_state(state: Mapping[str, Any], identity: Identity) -> None:
             raise ConfigError(f"loader state is of {key} {state.get(key)!r}, but this loader has {value!r}")
 
 
-def lane_states(state: Mapping[str, Any], lanes: Sequence[int]) -> dict[int, dict[str, Any] | None]:
-    """Return the states of some lanes; None for a lane that had not begun.
+def lane_states(state: Mapping[str, Any], lanes: Sequence[int]) -> dict[int, dict[str, Any]]:
+    """Return the states of some lanes.
 
     Raises:
-        ConfigError: the state does not know a lane that must have begun, so it comes from too few ranks.
+        ConfigError: the state lacks one of them, so it comes from too few ranks.
     """
-    known = state["lanes"]
-    missing = [lane for lane in lanes if str(lane) not in known and lane < state["num_slots"]]
+    missing = [str(lane) for lane in lanes if str(lane) not in state["lanes"]]
     if missing:
         raise ConfigError(
-            f"loader state lacks lanes {listed(map(str, missing))}; it was saved by some ranks only: "
+            f"loader state lacks lanes {listed(missing)}; it was saved by some ranks only: "
             "save every rank's state_dict() and load merge_states([...]) of them"
         )
-    return {lane: known.get(str(lane)) for lane in lanes}
+    return {lane: state["lanes"][str(lane)] for lane in lanes}
 
 
 def chunk_reached(lane_state: Mapping[str, Any]) -> int:
@@ -89,8 +81,8 @@ def merge_states(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     Raises:
         ConfigError: they are not of one moment of one run.
 
-    >>> merge_states([{"num_slots": 2, "lanes": {"0": {"a": 1}}}, {"num_slots": 2, "lanes": {"1": {"a": 2}}}])
-    {'num_slots': 2, 'lanes': {'0': {'a': 1}, '1': {'a': 2}}}
+    >>> merge_states([{"run": "r", "lanes": {"0": {"a": 1}}}, {"run": "r", "lanes": {"1": {"a": 2}}}])
+    {'run': 'r', 'lanes': {'0': {'a': 1}, '1': {'a': 2}}}
     """
     if not states:
         raise ConfigError("merge_states() needs at least one state")

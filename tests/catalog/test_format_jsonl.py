@@ -88,7 +88,7 @@ def test_each_line_is_a_sample_whose_bytes_are_the_line_without_the_newline(tmp_
     assert block.num_bytes == file.num_bytes == 45
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(data=st.data(), lines=LINES, ends=st.lists(ENDS, min_size=12, max_size=12), is_ended=st.booleans())
 @pytest.mark.parametrize("num_bytes", [1, 37, 4 << 20])
 def test_every_record_is_read_back_by_its_row_and_bytes(

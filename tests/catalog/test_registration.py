@@ -102,7 +102,7 @@ def test_the_files_of_the_lake_are_no_samples_of_a_folder_it_lies_in(catalog: Ca
     assert [dataset.num_files for dataset in catalog.list_datasets()] == [1, 1]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(files=st.lists(LINES, min_size=1, max_size=3), num_bytes=st.sampled_from([1, 64, 4 << 20]))
 def test_every_line_that_is_registered_is_read_back_by_its_row(
     tmp_path_factory: pytest.TempPathFactory, files: list[list[str]], num_bytes: int

@@ -97,7 +97,7 @@ def test_files_of_narrower_types_are_brought_to_the_last(lake: Lake) -> None:
     assert {pq.read_schema(path).field("x").type for path in files(lake, "a-1")} == {pa.float64()}
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(st.lists(st.lists(st.none() | st.integers(-9, 9), min_size=1, max_size=7), min_size=1, max_size=6))
 def test_whatever_was_written_is_what_is_stored(
     tmp_path_factory: pytest.TempPathFactory, parts: list[list[int | None]]

@@ -153,8 +153,8 @@ def test_any_world_size_gives_the_same_global_sequence(make_run: Any, world_size
         ]
         for rank in range(world_size)
     ]
-    full = min(sum(len(rows) == batch // world_size for rows in batches) for batches in ranks)
-    assert full > 10  # after that, lanes that have ended leave slots empty
+    full = (min(len(batches) for batches in ranks) - 1) * 3 // 4  # before any lane ends
+    assert full > 10
     for number in range(full):
         together = [ranks[slot % world_size][number][slot // world_size] for slot in range(batch)]
         assert together == alone[number]
