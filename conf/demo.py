@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import textwrap
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -154,28 +155,25 @@ def _print_results(console: Console, run: Run, training: Training, settings: Dic
 
 
 def _print_lineage(console: Console, run: Run, batch: dict[str, Any]) -> None:
-    """Trace the first sequences of a batch back to the chunks and files that they came from."""
+    """Trace the first documents of a batch back to the chunks and files that they came from."""
     ids, components = batch["document_ids"], batch["component_ids"]
     rows = []
     for number in range(min(8, len(batch["documents"]))):
         registration, file_id, row = batch["documents"][number]
-        found = run.lineage(f"registration = '{registration}' AND file_id = {file_id} AND row = {row}").to_pylist()[0]
-        properties = run.catalog.sql(
-            f"SELECT package, license FROM samples "
-            f"WHERE registration = '{registration}' AND file_id = {file_id} AND row = {row}"
-        ).to_pylist()[0]
-        here = ids == number
+        here = f"registration = '{registration}' AND file_id = {file_id} AND row = {row}"
+        drawn = run.lineage(here).to_pylist()[0]
+        sample = run.catalog.sql(f"SELECT package, license FROM samples WHERE {here}").to_pylist()[0]
         rows.append(
             {
-                "sequence": int(here.any(1).nonzero()[0]),
-                "component": batch["components"][int(components[here][0])],
-                "tokens": int(here.sum()),
-                "chunk": found["chunk"],
-                "weights": f"v{found['weights_version']}",
-                "package": properties["package"],
-                "license": properties["license"],
-                "file": found["uri"],
+                "sequence": int((ids == number).any(1).nonzero()[0]),
+                "component": batch["components"][int(components[ids == number][0])],
+                "tokens": int((ids == number).sum()),
+                "chunk": drawn["chunk"],
+                "weights": drawn["weights_version"],
+                "package": sample["package"],
+                "license": textwrap.shorten(sample["license"] or "", 24, placeholder="…"),
+                "file": drawn["uri"],
             }
         )
-    title = f"where the last batch came from (the first {len(rows)} of its {len(batch['documents'])} documents)"
+    title = f"where the last batch came from: the first {len(rows)} of its {len(batch['documents'])} documents"
     print_rows(console, rows, list(rows[0]), title)
