@@ -5,9 +5,8 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Iterator, Sequence
-from fnmatch import fnmatch
-from pathlib import PurePath
+from collections.abc import Callable, Iterator, Sequence
+from fnmatch import translate
 
 from mixlake.catalog.errors import ConfigError
 from mixlake.catalog.formats import Format, get_format, infer_format, known_suffixes
@@ -32,8 +31,9 @@ def find_files(
         raise ConfigError("no files: expected at least one folder, glob or path")
     listed: dict[str, DataFile] = {}
     in_folder: set[str] = set()
+    is_excluded = _matcher(exclude)
     for uri in map(os.path.expanduser, uris):
-        found = [file for file in _expand(uri) if not _is_excluded(file.path, exclude) and not _is_in(file, lake)]
+        found = list(_expand(uri, is_excluded, lake))
         if not found:
             excluded = f" that is not excluded by {list(exclude)}" if exclude else ""
             raise ConfigError(f"{uri!r} matches no file{excluded} (looked in {os.path.abspath(_root(uri))})")
@@ -64,38 +64,49 @@ def _root(uri: str) -> str:
     return os.path.dirname(uri[: match.start()] if match else uri) or "."
 
 
-def _expand(uri: str) -> Iterator[DataFile]:
+def _expand(uri: str, is_excluded: Callable[[str], bool], lake: str | None) -> Iterator[DataFile]:
     if os.path.isdir(uri):
-        for folder, folders, names in os.walk(uri):
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
-            for name in names:
-                if not name.startswith("."):
-                    yield from _describe(os.path.join(folder, name), uri)
+        found, root = _walk(uri, "", is_excluded, lake), uri
     elif os.path.exists(uri):
-        yield from _describe(uri, os.path.dirname(uri) or ".")
+        found, root = iter([os.path.basename(uri)]), os.path.dirname(uri)
     else:
-        for path in glob.iglob(uri, recursive=True):
-            yield from _describe(path, _root(uri))
+        root = _root(uri)
+        found = (os.path.relpath(path, root) for path in glob.iglob(uri, recursive=True) if os.path.isfile(path))
+    absolute_root = os.path.abspath(root)
+    for path in found:
+        relative = path.replace(os.sep, "/")
+        absolute = os.path.normpath(os.path.join(absolute_root, path))
+        if is_excluded(relative) or (lake is not None and absolute.startswith(lake.rstrip(os.sep) + os.sep)):
+            continue
+        status = os.stat(absolute)
+        yield DataFile(uri=absolute, path=relative, num_bytes=status.st_size, modified_us=status.st_mtime_ns // 1000)
 
 
-def _describe(path: str, root: str) -> Iterator[DataFile]:
-    if not os.path.isfile(path):
-        return
-    status = os.stat(path)
-    yield DataFile(
-        uri=os.path.abspath(path),
-        path=PurePath(os.path.relpath(path, root)).as_posix(),
-        num_bytes=status.st_size,
-        modified_us=status.st_mtime_ns // 1000,
-    )
+def _walk(root: str, below: str, is_excluded: Callable[[str], bool], lake: str | None) -> Iterator[str]:
+    """Yield relative paths of the files under a folder, without looking into folders that are left out as a whole."""
+    with os.scandir(os.path.join(root, below)) as entries:
+        found = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+    for entry in found:
+        path = f"{below}{entry.name}"
+        if entry.is_dir(follow_symlinks=False):
+            if not is_excluded(f"{path}/") and os.path.abspath(entry.path) != lake:
+                yield from _walk(root, f"{path}/", is_excluded, lake)
+        elif entry.is_file():
+            yield path
 
 
-def _is_excluded(path: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatch(path, pattern) or fnmatch(f"/{path}", pattern) for pattern in patterns)
+def _matcher(patterns: Sequence[str]) -> Callable[[str], bool]:
+    """Return whether a relative path matches a pattern; a folder, ending in ``/``, only if all that is in it does."""
+    if not patterns:
+        return lambda _: False
+    of_files = re.compile("|".join(translate(pattern) for pattern in patterns))
+    of_folders = re.compile("|".join(translate(pattern) for pattern in patterns if pattern.endswith("*")) or r"(?!)")
 
+    def is_excluded(path: str) -> bool:
+        matcher = of_folders if path.endswith("/") else of_files
+        return matcher.match(path) is not None or matcher.match(f"/{path}") is not None
 
-def _is_in(file: DataFile, folder: str | None) -> bool:
-    return folder is not None and file.uri.startswith(folder.rstrip(os.sep) + os.sep)
+    return is_excluded
 
 
 def _is_utf8(name: str) -> bool:

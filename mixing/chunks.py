@@ -147,7 +147,10 @@ class ChunkLog:
             ) from error
 
     def read(self, first: int, stop: int) -> list[Chunk]:
-        """Return those of the chunks ``first`` to ``stop`` that are committed."""
+        """Return those of the chunks ``first`` to ``stop`` that are committed.
+
+        The lake is asked for new chunks only where ``first`` is not known yet, so the last of a range may be missing.
+        """
         table = self._table(first, stop, [f.name for f in schema.TABLES[schema.CHUNKS].columns if f.name != "run"])
         return [self._from_arrow(row) for row in table.sort_by("chunk").to_batches(max_chunksize=1)]
 

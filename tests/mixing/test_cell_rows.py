@@ -147,7 +147,7 @@ def test_all_cells_visit_the_blocks_in_one_order(catalog: Catalog, mixture: Mixt
         assert known == sorted(known)
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=10)
 @given(seed=st.integers(0, 2**63 - 1), window=windows, number=st.integers(0, 2), resident=st.integers(0, 1500))
 def test_rows_fetched_in_segments_are_those_kept_in_memory(
     catalog: Catalog, mixture: Mixture, plan: CellPlan, seed: int, window: int, number: int, resident: int

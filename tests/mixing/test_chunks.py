@@ -98,6 +98,16 @@ def test_a_log_sees_what_another_process_committed(catalog: Catalog, log: ChunkL
     assert [chunk.number for chunk in log.read(0, 1)] == [0]
 
 
+def test_new_chunks_are_looked_for_where_the_first_of_a_range_is_not_known(catalog: Catalog, log: ChunkLog) -> None:
+    log.append([make_chunk(0)], {}, previous=-1)
+    assert len(log.read(0, 3)) == 1
+    other = ChunkLog(Catalog.open(catalog.lake.uri).lake, "exp1", COMPONENTS)
+    other.append([make_chunk(1), make_chunk(2)], {}, previous=0)
+    assert [chunk.number for chunk in log.read(0, 3)] == [0]
+    assert [chunk.number for chunk in log.read(1, 3)] == [1, 2]
+    assert [chunk.number for chunk in log.read(0, 3)] == [0, 1, 2]
+
+
 def test_runs_do_not_see_one_another(catalog: Catalog, log: ChunkLog) -> None:
     other = ChunkLog(catalog.lake, "exp1.b", COMPONENTS)
     log.append([make_chunk(0)], {"run": 1}, previous=-1)

@@ -76,7 +76,7 @@ def test_the_whole_cell_is_found_in_its_blocks(
         assert addresses(rows) == expected(frame, cell_of, plan, cell, blocks)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=15)
 @given(data=st.data(), resident=st.sampled_from([0, 100, 500, 1 << 20]), segments=st.integers(1, 3))
 def test_rows_are_the_same_however_little_is_kept_in_memory(
     catalog: Catalog,

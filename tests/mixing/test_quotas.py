@@ -88,7 +88,7 @@ def test_a_component_alone_always_comes() -> None:
     assert model.queue.credits() == [0]
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=60)
 @given(weights=weights_lists, num=st.integers(1, 300))
 @example(weights=[1.0, 1.0, 1.0], num=2000)
 @example(weights=[1 / 3, 2 / 3], num=2000)
@@ -115,11 +115,11 @@ def test_tiny_components_come_once_each_in_their_period() -> None:
         assert [order.count(tiny) for tiny in range(200)] == [1] * 200
 
 
-def test_a_weight_of_a_millionth_is_honoured_over_millions_of_samples() -> None:
+def test_a_weight_of_a_millionth_is_honoured_over_a_million_samples() -> None:
     model = Model(integer_shares([1e-6, 1 - 1e-6]))
-    at = [number for number in range(2_000_000) if model.take()[0] == 0]
-    assert len(at) == 2
-    assert [number // 1_000_000 for number in at] == [0, 1]
+    taken = [model.take()[0] for _ in range(1_000_000)]
+    assert taken.count(0) == 1
+    assert max(map(abs, model.queue.credits())) <= 1_000_000  # of SCALE: the share is rounded by less than one
 
 
 # Sizes

@@ -281,6 +281,20 @@ def test_an_unshuffled_run_of_one_component_is_the_stored_order(
     assert [len(chunk.intervals.row_start) for chunk in drawn.chunks] == [1] * 9
 
 
+def test_the_chunks_of_a_run_never_change_between_versions(
+    make_catalog: MakeCatalog, make_mixture: MakeMixture, tmp_path: Path
+) -> None:
+    catalog = tiny_catalog(make_catalog, tmp_path)
+    mixture = make_mixture(("n % 3 = 0", 2), ("n % 2 = 0", 1), ("true", 1), on_exhausted="redistribute")
+    drawn = draw_all(catalog, mixture, seed=12, chunk_size=9)
+    assert "".join(map(str, drawn.components)) == "0102" * 10 + "12" * 10
+    assert numbers(catalog, drawn) == [
+        *(45, 10, 48, 53, 21, 20, 36, 23, 9, 34, 33, 47, 15, 40, 12, 59, 6, 16, 42, 55),
+        *(18, 14, 39, 43, 27, 52, 30, 17, 54, 2, 51, 41, 0, 8, 57, 35, 3, 38, 24, 11),
+        *(22, 19, 56, 25, 46, 7, 58, 1, 44, 49, 28, 29, 4, 37, 32, 13, 50, 31, 26, 5),
+    ]
+
+
 def test_a_run_that_fills_its_last_chunk_ends_with_it(
     make_catalog: MakeCatalog, make_mixture: MakeMixture, tmp_path: Path
 ) -> None:
