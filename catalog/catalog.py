@@ -10,13 +10,12 @@ from typing import Any
 
 import pyarrow as pa
 from datafusion import DataFrame, SessionConfig, SessionContext
-from deltalake import DeltaTable
 
 from mixlake.catalog import schema
 from mixlake.catalog.errors import ConfigError, LakeError, listed, nearest
 from mixlake.catalog.fields import is_path
 from mixlake.catalog.formats import check_options
-from mixlake.catalog.frames import files_frame, samples_frame
+from mixlake.catalog.frames import files_frame, samples_frame, table_frame
 from mixlake.catalog.lake import Lake, arrow_dataset
 from mixlake.catalog.listing import find_files
 from mixlake.catalog.properties import declare
@@ -234,9 +233,10 @@ class Catalog:
         context.register_view(schema.SAMPLES, samples_frame(context, self.lake, live))
         context.register_view(schema.FILES, files_frame(context, self.lake, live))
         # Not as tables of deltalake's own provider: their frames die with the session that made them.
-        _register(context, schema.DATASETS, self.lake.table_at(schema.DATASETS, version))
-        for name in _RUN_TABLES:
-            _register(context, name, self.lake.table(name))
+        tables = {schema.DATASETS: self.lake.table_at(schema.DATASETS, version)}
+        tables.update({name: self.lake.table(name) for name in _RUN_TABLES})
+        for name, table in tables.items():
+            context.register_view(name, table_frame(context, name, table))
         return context
 
     def samples(self, context: SessionContext | None = None) -> DataFrame:
@@ -264,13 +264,6 @@ class Catalog:
             first = datetime.fromtimestamp(commits[-1]["timestamp"] / 1000, UTC).isoformat()
             raise LakeError(f"there was no catalog at {moment.isoformat()}: datasets@0 was made at {first}")
         return max(before)
-
-
-def _register(context: SessionContext, name: str, table: DeltaTable) -> None:
-    if table.file_uris():
-        context.register_dataset(name, arrow_dataset(table))
-    else:  # a dataset without fragments cannot be sorted
-        context.from_arrow(schema.TABLES[name].columns.empty_table(), name)
 
 
 def _dataset(row: Mapping[str, Any]) -> Dataset:

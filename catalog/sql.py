@@ -65,7 +65,8 @@ def check_predicate(frame: DataFrame, predicate: str, what: str, where: str) -> 
     columns = frame.schema()
     try:
         empty = SessionContext().from_arrow(columns.empty_table())
-        answers = empty.select(empty.parse_sql_expr(predicate).alias("answer"))
+        empty.parse_sql_expr(predicate)  # whole as it is, and in the parentheses that it will stand in
+        answers = empty.select(empty.parse_sql_expr(f"(\n{predicate}\n)").alias("answer"))
         kind = answers.schema().field(0).type
         answers.collect()  # types are compared, and aggregates refused, only when a plan is made to run
     except Exception as error:  # datafusion raises bare Exception for SQL that does not parse

@@ -126,11 +126,10 @@ class Run:
         config = RunConfig(
             name=name, catalog_version=pinned.version, mixture=mixture, seed=seed, chunk_size=chunk_size, lanes=lanes
         )
-        fence = Fence(application=f"run:{name}", seen=-1, number=0)
-        lake = catalog.lake
-        lake.append(schema.WEIGHTS, _first_weights(config), action=f"declare {name}", fence=fence)
         row = pa.Table.from_pylist([config.to_row()], schema=schema.TABLES[schema.RUNS].columns)
-        lake.append(schema.RUNS, row, action=f"start {name}", fence=fence)
+        fence = Fence(application=f"run:{name}", seen=-1, number=0)
+        catalog.lake.append(schema.RUNS, row, action=f"start {name}", fence=fence)
+        _declare_weights(catalog, config)
         return cls(catalog, config, plan)
 
     @classmethod
@@ -144,7 +143,10 @@ class Run:
         if not rows:
             names = _run_names(catalog)
             raise LakeError(f"no run {name!r} in {catalog.lake.uri}; there are: {listed(names)}.{nearest(name, names)}")
-        return cls(catalog, RunConfig.from_row(rows[0]))
+        config = RunConfig.from_row(rows[0])
+        if not _read(catalog, schema.WEIGHTS, name):  # whoever started the run died before this
+            _declare_weights(catalog, config)
+        return cls(catalog, config)
 
     @property
     def name(self) -> str:
@@ -329,9 +331,12 @@ def _read(catalog: Catalog, table: str, run: str) -> list[dict[str, Any]]:
     return list(rows.to_pylist())
 
 
-def _first_weights(config: RunConfig) -> pa.Table:
+def _declare_weights(catalog: Catalog, config: RunConfig) -> None:
+    """Write the declared weights as version 1."""
     row = _weights_row(config, config.mixture.shares(), version=1, chunk=0, cause="declared")
-    return pa.Table.from_pylist([row], schema=schema.TABLES[schema.WEIGHTS].columns)
+    table = pa.Table.from_pylist([row], schema=schema.TABLES[schema.WEIGHTS].columns)
+    fence = Fence(application=f"run:{config.name}", seen=-1, number=0)
+    catalog.lake.append(schema.WEIGHTS, table, action=f"declare {config.name}", fence=fence)
 
 
 def _exhausted_weights(config: RunConfig, cursor: Cursor) -> dict[str, Any]:

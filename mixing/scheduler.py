@@ -137,11 +137,6 @@ class Scheduler:
         """Return the component of each sample of a chunk, shares and credits after it, and if the run ends in it."""
         policies = [component.on_exhausted for component in self._mixture.components]
         order: list[int] = []
-        for index, stream in enumerate(streams):  # those that ended with the chunk before
-            if shares[index] and stream.size() is None and policies[index] is OnExhausted.REDISTRIBUTE:
-                if shares.count(0) == len(shares) - 1:
-                    return order, shares, credits, True
-                shares, credits = without(index, shares, credits)
         queue = FairQueue(shares, credits, [_next_size(stream) for stream in streams])
         while len(order) < self._chunk_size:
             component = queue.peek()

@@ -192,6 +192,7 @@ def test_an_empty_catalog_is_refused(tmp_path: Path, make_mixture: MakeMixture) 
         ("random() < 0.5", "c0.where: random gives another answer at each call"),
         ("row_number() OVER () > 3", "c0.where: OVER looks at other samples"),
         ("count(*) > 3", "c0.where: "),
+        ("n < 10 AS x", "c0.where: "),
         ("n IN (SELECT n FROM samples)", "c0.where: "),
         ("10 / (n - 5) > 1", "mixture: the filter or a predicate fails on samples@.*Divide by zero"),
         ("CAST(language AS INT) = 1", "mixture: the filter or a predicate fails on samples@.*Cannot cast string"),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from mixlake.catalog import Catalog, ConfigError, LakeError, MixlakeError, QueryError, ScheduleError, schema
@@ -301,6 +302,26 @@ def test_lineage_finds_the_chunks_that_had_a_sample(catalog: Catalog, mixture: M
         assert sorted(found.columns) == sorted(columns)
         assert found[columns].to_numpy().tolist() == expected.sort_values(keys)[columns].to_numpy().tolist()
         assert found[keys].to_numpy().tolist() == sorted(found[keys].to_numpy().tolist())
+
+
+def test_queries_about_a_run_without_chunks_give_nothing(small: Catalog, halves: Mixture) -> None:
+    Run.start(small, "exp1", halves).schedule(1)
+    Run.start(small, "exp2", halves)
+    assert small.sql("SELECT chunk FROM chunks WHERE run = 'exp2' ORDER BY chunk").to_pylist() == []
+    assert small.sql("SELECT step FROM feedback WHERE run = 'exp2' ORDER BY step").to_pylist() == []
+
+
+def test_a_run_whose_starter_died_before_its_weights_gets_them_when_it_is_loaded(
+    small: Catalog, halves: Mixture
+) -> None:
+    started = Run.start(small, "exp1", halves)
+    row = {**started.config.to_row(), "run": "exp2"}
+    table = pa.Table.from_pylist([row], schema=schema.TABLES[schema.RUNS].columns)
+    small.lake.append(schema.RUNS, table, action="start exp2")
+    for _ in range(2):
+        weights = Run.load(small, "exp2").weights().to_pylist()
+        assert [(w["version"], w["cause"]) for w in weights] == [(1, "declared")]
+        assert weights[0]["weights"] == started.weights().to_pylist()[0]["weights"]
 
 
 def test_lineage_looks_at_one_run_alone(small: Catalog, halves: Mixture) -> None:
