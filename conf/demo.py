@@ -157,23 +157,19 @@ def _print_results(console: Console, run: Run, training: Training, settings: Dic
 def _print_lineage(console: Console, run: Run, batch: dict[str, Any]) -> None:
     """Trace the first documents of a batch back to the chunks and files that they came from."""
     ids, components = batch["document_ids"], batch["component_ids"]
-    rows = []
-    for number in range(min(8, len(batch["documents"]))):
+    num = min(8, len(batch["documents"]))
+    console.print(f"where the last batch came from: the first {num} of its {len(batch['documents'])} documents")
+    for number in range(num):
         registration, file_id, row = batch["documents"][number]
         here = f"registration = '{registration}' AND file_id = {file_id} AND row = {row}"
         drawn = run.lineage(here).to_pylist()[0]
         sample = run.catalog.sql(f"SELECT package, license FROM samples WHERE {here}").to_pylist()[0]
-        rows.append(
-            {
-                "sequence": int((ids == number).any(1).nonzero()[0]),
-                "component": batch["components"][int(components[ids == number][0])],
-                "tokens": int((ids == number).sum()),
-                "chunk": drawn["chunk"],
-                "weights": drawn["weights_version"],
-                "package": sample["package"],
-                "license": textwrap.shorten(sample["license"] or "", 24, placeholder="…"),
-                "file": drawn["uri"],
-            }
+        license_name = textwrap.shorten(sample["license"] or "no licence named", 40, placeholder="…")
+        component = batch["components"][int(components[ids == number][0])]
+        console.print(
+            f"  {component:<10}{int((ids == number).sum()):>5} tokens, chunk {drawn['chunk']}, weights "
+            f"v{drawn['weights_version']}, {sample['package']} ({license_name})\n    {drawn['uri']}",
+            markup=False,
+            soft_wrap=True,
         )
-    title = f"where the last batch came from: the first {len(rows)} of its {len(batch['documents'])} documents"
-    print_rows(console, rows, list(rows[0]), title)
+    console.print()

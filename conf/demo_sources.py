@@ -62,8 +62,8 @@ def license_of(records: pa.RecordBatch) -> pa.Array:
 
 def _owner(path: str) -> str | None:
     top = path.split("/", 1)[0]
-    if top.endswith(".dist-info"):
-        return top.rsplit("-", 1)[0].replace("_", "-").lower()
+    if top.endswith(".dist-info"):  # NAME-VERSION.dist-info
+        return top.split("-", 1)[0].replace("_", "-").lower()
     return _owners().get(top.removesuffix(".py").removesuffix(".pyi"))
 
 

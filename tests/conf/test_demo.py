@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pyarrow as pa
@@ -43,9 +44,13 @@ def digest(text: str) -> str:
 def test_it_registers_explains_trains_and_traces_back(output: str) -> None:
     assert re.search(r"registered stdlib and packages in place: [\d,]+ files", output)
     for component in ("python", "native", "stubs", "docs", "licences"):
-        assert len(re.findall(rf"^ +{component} +\d", output, re.M)) == 2  # explain's table and the results
+        assert len(re.findall(rf"^ +{component} +\d+\.\d+%", output, re.M)) == 2  # explain's table and the results
     assert "losses in nats" in output
-    assert "where the last batch came from" in output
+    traced = output.split("where the last batch came from")[1]
+    num = int(traced.split("the first ")[1].split()[0])
+    files = re.findall(r"^  \w+ +\d+ tokens, chunk \d+, weights v1, .*\n    (/.*)$", traced, re.M)
+    assert len(files) == num >= 4
+    assert all(Path(file).is_file() for file in files)
 
 
 def test_delivered_shares_are_within_one_sequence_per_lane(output: str) -> None:
@@ -73,8 +78,17 @@ def test_overrides_change_the_mixture(folder: Path, output: str) -> None:
 
 
 def test_packages_and_licences_come_from_the_metadata() -> None:
-    records = pa.record_batch({"path": ["numpy/__init__.py", "hydra/core/utils.py", "no-such-package/x.py"]})
-    assert package_of(records).to_pylist() == ["numpy", "hydra-core", None]
+    records = pa.record_batch(
+        {
+            "path": [
+                "numpy/__init__.py",
+                "hydra/core/utils.py",
+                f"hydra_core-{version('hydra-core')}.dist-info/METADATA",
+                "none/x.py",
+            ]
+        }
+    )
+    assert package_of(records).to_pylist() == ["numpy", "hydra-core", "hydra-core", None]
     licences = license_of(records).to_pylist()
     assert "BSD" in licences[0]
-    assert licences[1:] == ["MIT License", None]
+    assert licences[1:] == ["MIT License", "MIT License", None]
