@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from mixlake.catalog import ConfigError
+from mixlake.catalog import ConfigError, MixlakeError
 from mixlake.loaders.collate import Batch
 from mixlake.loaders.datasets import Delivery, LaneDataset, SampleDataset, TokenDataset
 from mixlake.loaders.scheduling import BackgroundScheduler
@@ -154,6 +154,8 @@ class _Bundle:
     worker: int
     deliveries: list[Delivery[Any]]
     is_last: bool
+    error: MixlakeError | None = None
+    """What ended the worker; sent as it is, where torch would wrap it in a traceback."""
 
 
 class _Bundles(IterableDataset[_Bundle]):
@@ -167,9 +169,13 @@ class _Bundles(IterableDataset[_Bundle]):
         worker = get_worker_info()
         assert worker is not None
         deliveries = self._dataset.deliveries(worker.id, worker.num_workers)
-        while bundle := list(islice(deliveries, self._size)):
-            yield _Bundle(worker=worker.id, deliveries=bundle, is_last=False)
-        yield _Bundle(worker=worker.id, deliveries=[], is_last=True)
+        try:
+            while bundle := list(islice(deliveries, self._size)):
+                yield _Bundle(worker=worker.id, deliveries=bundle, is_last=False)
+        except MixlakeError as error:
+            yield _Bundle(worker=worker.id, deliveries=[], is_last=True, error=error)
+        else:
+            yield _Bundle(worker=worker.id, deliveries=[], is_last=True)
 
 
 def _context(name: str) -> BaseContext:
@@ -193,6 +199,8 @@ def _in_turn(bundles: Iterator[_Bundle], num_workers: int) -> Iterator[Delivery[
         while True:
             while not waiting[worker] and worker in alive:
                 bundle = next(bundles)
+                if bundle.error is not None:
+                    raise bundle.error
                 waiting[bundle.worker].extend(bundle.deliveries)
                 if bundle.is_last:
                     alive.discard(bundle.worker)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from mixlake.catalog import ConfigError
+from mixlake.catalog import ConfigError, DataError
 from mixlake.loaders import component_losses, make_loader
 
 
@@ -141,8 +141,9 @@ def test_an_error_in_a_worker_reaches_the_trainer(make_run: Any, collection: Pat
     before = os.stat(path)
     try:
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 10**9))
-        with pytest.raises(Exception, match=r"table\.parquet of dataset 'table' was modified since it was registered"):
+        with pytest.raises(DataError, match=r"table\.parquet of dataset 'table' was modified since it") as caught:
             list(make_loader(run, batch_size=2, num_workers=1))
+        assert "\n" not in str(caught.value)
     finally:
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
