@@ -8,7 +8,6 @@ import shutil
 import time
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake.transaction import AddAction
 
@@ -89,13 +88,15 @@ class SampleWriter:
         self._writer, self._rows_in_file = None, 0
 
     def _add_action(self, path: str) -> AddAction:
-        table = pq.read_table(path, columns=["file_id", "block"])
-        bounds = {name: pc.min_max(table[name]).as_py() for name in table.column_names}
+        metadata = pq.read_metadata(path)
+        groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+        position = {name: metadata.schema.names.index(name) for name in ("file_id", "block")}
+        met = {name: [group.column(index).statistics for group in groups] for name, index in position.items()}
         stats = {
-            "numRecords": len(table),
-            "minValues": {name: bound["min"] for name, bound in bounds.items()},
-            "maxValues": {name: bound["max"] for name, bound in bounds.items()},
-            "nullCount": dict.fromkeys(bounds, 0),
+            "numRecords": metadata.num_rows,
+            "minValues": {name: min(statistics.min for statistics in of_groups) for name, of_groups in met.items()},
+            "maxValues": {name: max(statistics.max for statistics in of_groups) for name, of_groups in met.items()},
+            "nullCount": dict.fromkeys(met, 0),
         }
         return AddAction(
             path=f"registration={self._registration}/{os.path.basename(path)}",

@@ -68,10 +68,7 @@ def _sql(config: DictConfig, console: Console) -> None:
 
 
 def _explain(config: DictConfig, console: Console) -> None:
-    explanation = explain(open_catalog(config), read_mixture(config))
-    console.print(explanation.table())
-    for note in explanation.notes():
-        console.print(note)
+    console.print(explain(open_catalog(config), read_mixture(config)))
 
 
 def _run(config: DictConfig, console: Console) -> None:

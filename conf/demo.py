@@ -58,10 +58,7 @@ def run_demo(config: DictConfig, console: Console) -> None:
         f"{sum(d.num_bytes for d in datasets) / 1e6:,.0f} MB, in {time.monotonic() - started:.1f} s "
         f"(datasets@{catalog.version})\n"
     )
-    explanation = explain(catalog, mixture)
-    console.print(explanation.table())
-    for note in explanation.notes():
-        console.print(note)
+    console.print(explain(catalog, mixture))
     run = Run.start(
         catalog,
         config.run.name or _free_name(catalog),

@@ -63,18 +63,22 @@ def license_of(records: pa.RecordBatch) -> pa.Array:
 def _owner(path: str) -> str | None:
     top = path.split("/", 1)[0]
     if top.endswith(".dist-info"):  # NAME-VERSION.dist-info
-        return top.split("-", 1)[0].replace("_", "-").lower()
+        return _normalized(top.split("-", 1)[0])
     return _owners().get(top.removesuffix(".py").removesuffix(".pyi"))
+
+
+def _normalized(name: str) -> str:
+    return name.replace("_", "-").lower()
 
 
 @cache
 def _owners() -> dict[str, str]:
-    return {top: sorted(names)[0].replace("_", "-").lower() for top, names in packages_distributions().items()}
+    return {top: _normalized(sorted(names)[0]) for top, names in packages_distributions().items()}
 
 
 @cache
 def _licenses() -> dict[str, str | None]:
-    return {str(d.metadata["Name"]).replace("_", "-").lower(): _license(d) for d in distributions()}
+    return {_normalized(str(d.metadata["Name"])): _license(d) for d in distributions()}
 
 
 def _license(distribution: Distribution) -> str | None:

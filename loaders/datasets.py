@@ -80,8 +80,8 @@ class LaneDataset(IterableDataset[Item], Generic[Item]):
             raise ConfigError(f"rank is {rank}; expected 0 to {world_size - 1}")
         self.run = run
         self.reading = reading
-        self.identity = Identity(run=run.name, config_hash=run.config.to_row()["config_hash"], lanes=lanes, kind=kind)
-        self.components = tuple(component.name for component in run.config.mixture.components)
+        self.identity = Identity(run=run.name, config_hash=run.config.config_hash, lanes=lanes, kind=kind)
+        self.components = run.config.mixture.names
         """Names that component ids index."""
         self.lanes = list(range(rank, lanes, world_size))
         self._lane_states: dict[int, dict[str, Any]] = {lane: {"num_items": 0} for lane in self.lanes}
@@ -150,7 +150,7 @@ class LaneDataset(IterableDataset[Item], Generic[Item]):
                 lane=lane,
                 num_lanes=run.config.lanes,
                 seed=run.config.seed,
-                shuffled=run.config.mixture.window > 0,
+                shuffled=run.config.mixture.is_shuffled,
             )
             state = self._lane_states[lane]
             opened[lane] = self.open_lane(chunks, state if state["num_items"] else None)
@@ -218,7 +218,8 @@ class _SampleLane:
         self._queue = SampleQueue(chunks, None, *(state["queue"] if state else (0, 0)))
         self._ready: deque[Sample] = deque()
         self._components = components
-        self._fields = fields
+        self._fields = None if fields is None else {name: parse_path(name) for name in fields if name != "*"}
+        self._takes_all = fields is not None and "*" in fields
 
     def next(self) -> dict[str, Any] | None:
         while not self._ready:
@@ -236,9 +237,9 @@ class _SampleLane:
     def _chosen(self, sample: Sample) -> dict[str, Any]:
         if self._fields is None:
             return {"text": sample.text()}
-        if "*" in self._fields:
+        if self._takes_all:
             return sample.record
-        return {name: value_at(sample.record, parse_path(name)) for name in self._fields}
+        return {name: value_at(sample.record, path) for name, path in self._fields.items()}
 
 
 class TokenDataset(LaneDataset[PackedSequence]):
@@ -282,8 +283,7 @@ class TokenDataset(LaneDataset[PackedSequence]):
         super().__init__(run, kind, _reading(run, rank, world_size, lookahead, timeout, cache_bytes))
         self.tokenizer_spec = tokenizer
         self.sequence_length = sequence_length
-        self._tokenizer: Tokenizer | None = None
-        load_tokenizer(tokenizer)  # refused here rather than in a worker
+        self._tokenizer: Tokenizer | None = load_tokenizer(tokenizer)  # refused here rather than in a worker
 
     def fields(self) -> Sequence[str] | None:
         """Return the record fields to read: none but the text."""

@@ -35,7 +35,6 @@ class Sample:
     text_field: FieldPath
     component: int
     address: Address
-    weights_version: int
 
     def text(self) -> str:
         """Return the sample's text.
@@ -223,13 +222,15 @@ def _read_group(current: OpenChunk, places: IntArray) -> list[Sample]:
         if positions and num_bytes > _MAX_BYTES:
             break
         positions.append(position)
-    return [
-        Sample(
-            record=record,
-            text_field=current.buffer.text_field(position),
-            component=int(current.order.component[position]),
-            address=current.buffer.address(position),
-            weights_version=current.chunk.weights_version,
+    samples = []
+    for position, record in zip(positions, current.buffer.read(positions), strict=True):
+        address = current.buffer.address(position)
+        samples.append(
+            Sample(
+                record=record,
+                text_field=current.buffer.text_field(address),
+                component=int(current.order.component[position]),
+                address=address,
+            )
         )
-        for position, record in zip(positions, current.buffer.read(positions), strict=True)
-    ]
+    return samples

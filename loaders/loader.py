@@ -186,8 +186,8 @@ def _context(name: str) -> BaseContext:
     return context
 
 
-def _as_it_is(portion: Any) -> Any:
-    return portion
+def _as_it_is(bundle: Any) -> Any:
+    return bundle
 
 
 def _in_turn(bundles: Iterator[_Bundle], num_workers: int) -> Iterator[Delivery[Any]]:

@@ -68,11 +68,9 @@ class InOrder:
 
     def next(self, space: int) -> tuple[Document, IntArray, IntArray] | None:
         """Return the next piece of the document at hand."""
-        document = self._queue.head(self._queue.chunk_index + 1)
-        while document is None:
+        while (document := self._queue.head(self._queue.chunk_index + 1)) is None:
             if self._chunks.get(self._queue.chunk_index) is None:
                 return None
-            document = self._queue.head(self._queue.chunk_index + 1)
         self._chunks.close_before(self._queue.chunk_index)
         ids, labels = self._queue.take(min(space, self._queue.remaining()))
         return document, ids, labels

@@ -13,6 +13,7 @@ from mixlake.catalog.fields import parse_path
 from mixlake.catalog.formats import get_format
 from mixlake.catalog.lake import arrow_dataset
 from mixlake.catalog.read_cache import ReadCache
+from mixlake.catalog.records import FieldPath
 from mixlake.mixing.chunks import Chunk, Delivery
 
 Address = tuple[str, int, int]
@@ -31,14 +32,15 @@ class SampleReader:
             cache_bytes: bound of what is kept decoded.
         """
         self._catalog = catalog
-        self._fields = fields
         self._cache = ReadCache(cache_bytes)
         self._datasets = {dataset.registration: dataset for dataset in catalog.list_datasets()}
+        self._text_fields = {name: parse_path(dataset.text) for name, dataset in self._datasets.items()}
+        self._fields = None if fields is None else [parse_path(name) for name in fields]
         self._files: dict[str, list[DataFile]] = {}
 
-    def dataset(self, registration: str) -> Dataset:
-        """Return the dataset of a registration."""
-        return self._datasets[registration]
+    def text_field(self, registration: str) -> FieldPath:
+        """Return the path of the text in a registration's records."""
+        return self._text_fields[registration]
 
     def read(self, chunk: Chunk, intervals: Sequence[int]) -> dict[int, list[dict[str, Any]]]:
         """Return the records of some intervals of a chunk.
@@ -66,7 +68,7 @@ class SampleReader:
         _check_unchanged(file, dataset)
         fields = None
         if self._fields is not None:
-            fields = [parse_path(name) for name in dict.fromkeys([dataset.text, *self._fields])]
+            fields = list(dict.fromkeys([self.text_field(registration), *self._fields]))
         return get_format(dataset.format).read(file, spans, fields, dataset.options, self._cache)
 
     def _file(self, registration: str, file_id: int) -> DataFile:
@@ -110,9 +112,9 @@ class ChunkBuffer:
         registration = self._chunk.registrations[self._chunk.intervals.registration[index]]
         return registration, int(self._chunk.intervals.file_id[index]), int(self._order.row[position])
 
-    def text_field(self, position: int) -> tuple[str, ...]:
-        """Return the path of the text in the record at a delivery position."""
-        return parse_path(self._reader.dataset(self.address(position)[0]).text)
+    def text_field(self, address: Address) -> FieldPath:
+        """Return the path of the text in the record at an address."""
+        return self._reader.text_field(address[0])
 
     def num_bytes(self, position: int) -> int:
         """Return how many bytes a sample takes in its file; 0 where the format does not say."""

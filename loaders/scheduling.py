@@ -53,7 +53,9 @@ class BackgroundScheduler:
             try:
                 item = next(items, None)
             except Exception as error:
-                raise self._error or error from error
+                if self._error is not None:
+                    raise self._error from error
+                raise
             finally:
                 with self._condition:
                     self._is_waiting = False

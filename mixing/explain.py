@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from rich import box
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
@@ -92,12 +92,13 @@ class Explanation:
         stopping = [c for c in self.components if c.on_exhausted is OnExhausted.STOP and c.share]
         return min(stopping, key=lambda c: c.lasts_for, default=None)
 
+    def __rich__(self) -> Group:
+        return Group(self.table(), *map(Text, self.notes()))
+
     def __str__(self) -> str:
         buffer = io.StringIO()
         console = Console(file=buffer, width=120, no_color=True)
-        console.print(self.table())
-        for note in self.notes():
-            console.print(note, markup=False, emoji=False)
+        console.print(self)
         return "\n".join(line.rstrip() for line in buffer.getvalue().strip("\n").splitlines())
 
 

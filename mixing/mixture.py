@@ -129,6 +129,16 @@ class Mixture:
             "components": components,
         }
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The components' names, in order; component ids index them."""
+        return tuple(component.name for component in self.components)
+
+    @property
+    def is_shuffled(self) -> bool:
+        """Whether samples are drawn and delivered in a seeded order rather than in storage order."""
+        return self.window > 0
+
     def shares(self) -> tuple[float, ...]:
         """Return the weights divided by their sum, one per component."""
         total = math.fsum(component.weight for component in self.components)

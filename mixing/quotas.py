@@ -26,14 +26,7 @@ def integer_shares(weights: Sequence[float]) -> list[int]:
     """
     exact = [weight.as_integer_ratio() for weight in weights]
     denominator = max(d for _, d in exact)  # powers of two: the largest is a multiple of all
-    numerators = [n * (denominator // d) for n, d in exact]
-    total = sum(numerators)
-    shares = [n * SCALE // total for n in numerators]
-    remainders = [n * SCALE % total for n in numerators]
-    by_remainder = sorted(range(len(weights)), key=lambda i: (-remainders[i], i))
-    for index in by_remainder[: SCALE - sum(shares)]:
-        shares[index] += 1
-    return shares
+    return _apportion(SCALE, [n * (denominator // d) for n, d in exact])
 
 
 class FairQueue:

@@ -48,20 +48,27 @@ class RunConfig:
     lanes: int
     """Deterministic sub-streams: chunk c belongs to lane c modulo ``lanes``."""
 
+    @property
+    def config_hash(self) -> str:
+        """The same for runs, whatever their names, that draw the same chunks."""
+        decisive = [self.catalog_version, self._mixture_text(), self.seed, self.chunk_size, self.lanes]
+        return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:16]
+
     def to_row(self) -> dict[str, Any]:
         """Return the row of `runs`."""
-        mixture = json.dumps(self.mixture.to_dict(), sort_keys=False)
-        decisive = [self.catalog_version, mixture, self.seed, self.chunk_size, self.lanes]
         return {
             "run": self.name,
             "catalog_version": self.catalog_version,
-            "mixture": mixture,
+            "mixture": self._mixture_text(),
             "seed": self.seed,
             "chunk_size": self.chunk_size,
             "lanes": self.lanes,
-            "config_hash": hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:16],
+            "config_hash": self.config_hash,
             "created_at": datetime.now(UTC),
         }
+
+    def _mixture_text(self) -> str:
+        return json.dumps(self.mixture.to_dict())
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> RunConfig:
@@ -82,7 +89,7 @@ class Run:
     def __init__(self, catalog: Catalog, config: RunConfig, plan: CellPlan | None = None) -> None:
         self.config = config
         self.catalog = catalog.at(version=config.catalog_version)
-        self.chunks = ChunkLog(self.catalog.lake, config.name, [c.name for c in config.mixture.components])
+        self.chunks = ChunkLog(self.catalog.lake, config.name, config.mixture.names)
         self._known_plan = plan
         self._cursor: Cursor | None = None
         self._shares: dict[int, list[int]] = {}
@@ -242,8 +249,8 @@ class Run:
         if weights_version not in self._shares:
             for row in _read(self.catalog, schema.WEIGHTS, self.name):
                 weight = {entry["component"]: entry["weight"] for entry in row["weights"]}
-                names = [component.name for component in self.config.mixture.components]
-                self._shares[row["version"]] = integer_shares([weight.get(name, 0.0) for name in names])
+                weights = [weight.get(name, 0.0) for name in self.config.mixture.names]
+                self._shares[row["version"]] = integer_shares(weights)
         if weights_version not in self._shares:
             raise LakeError(f"run {self.name!r} has no weights version {weights_version} in {self.catalog.lake.uri}")
         return self._shares[weights_version]
@@ -295,13 +302,12 @@ class Run:
         return Cursor.start(self.config.mixture, self.plan) if state is None else Cursor.from_dict(state)
 
     def _addresses(self, chunk: Chunk) -> pa.Table:
-        order = delivery(chunk, seed=self.config.seed, shuffled=self.config.mixture.window > 0)
-        names = [component.name for component in self.config.mixture.components]
+        order = delivery(chunk, seed=self.config.seed, shuffled=self.config.mixture.is_shuffled)
         intervals = chunk.intervals
         return pa.table(
             {
                 "position": pa.array(np.arange(chunk.num_samples)),
-                "component": pa.array(names).take(pa.array(order.component)),
+                "component": pa.array(self.config.mixture.names).take(pa.array(order.component)),
                 "registration": pa.array(chunk.registrations).take(pa.array(intervals.registration[order.interval])),
                 "file_id": pa.array(intervals.file_id[order.interval], pa.int32()),
                 "row": pa.array(order.row),
