@@ -17,13 +17,13 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from mixlake.catalog import ConfigError
 from mixlake.catalog.fields import parse_path, value_at
+from mixlake.catalog.tokenizers import Tokenizer, TokenizerSpec, load_tokenizer
 from mixlake.loaders.collate import Batch, collate_samples, collate_tokens
 from mixlake.loaders.documents import LaneChunks, Sample, SampleQueue
 from mixlake.loaders.feed import ChunkFeed
 from mixlake.loaders.packing import ByShare, InOrder, PackedSequence, Packer, Pieces
 from mixlake.loaders.reading import SampleReader
 from mixlake.loaders.state import Identity, check_state, lane_states, make_state
-from mixlake.loaders.tokenizers import Tokenizer, TokenizerSpec, load_tokenizer
 from mixlake.mixing import Run, Unit
 
 Item = TypeVar("Item")

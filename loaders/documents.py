@@ -16,9 +16,9 @@ import numpy as np
 from mixlake.catalog import DataError
 from mixlake.catalog.fields import value_at
 from mixlake.catalog.records import FieldPath, IntArray
+from mixlake.catalog.tokenizers import Tokenizer
 from mixlake.loaders.feed import ChunkFeed
 from mixlake.loaders.reading import Address, ChunkBuffer, SampleReader
-from mixlake.loaders.tokenizers import Tokenizer
 from mixlake.mixing.chunks import Chunk, Delivery, delivery
 
 NO_LABEL = -100

@@ -14,10 +14,10 @@ from typing import Any, Generic, TypeVar
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from mixlake.catalog import ConfigError, MixlakeError
+from mixlake.catalog.tokenizers import TokenizerSpec
 from mixlake.loaders.collate import Batch
 from mixlake.loaders.datasets import Delivery, LaneDataset, SampleDataset, TokenDataset
 from mixlake.loaders.scheduling import BackgroundScheduler
-from mixlake.loaders.tokenizers import TokenizerSpec
 from mixlake.mixing import Run
 
 Item = TypeVar("Item")

@@ -20,9 +20,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from mixlake.catalog.records import IntArray
+from mixlake.catalog.tokenizers import Tokenizer
 from mixlake.loaders.documents import NO_LABEL, Document, DocumentQueue, LaneChunks
 from mixlake.loaders.reading import Address
-from mixlake.loaders.tokenizers import Tokenizer
 from mixlake.mixing.quotas import SCALE
 
 MAX_OPEN_CHUNKS = 64

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 from torch.utils.data import DataLoader
 
 from mixlake.catalog import Catalog, ConfigError, ScheduleError
@@ -212,6 +213,23 @@ def test_a_rank_that_does_not_schedule_gives_up_after_a_while(make_run: Any) -> 
     dataset = SampleDataset(run, rank=1, world_size=2, timeout=0.2)
     with pytest.raises(ScheduleError, match=r"waited 0 s for chunk 3; the last one is 1, written \d+ s ago"):
         list(dataset)
+
+
+def test_a_run_is_packed_with_a_tokenizer_file_and_with_a_callable(make_run: Any, tokenizer_file: Path) -> None:
+    run = make_run(unit="bytes")
+    reference = Tokenizer.from_file(str(tokenizer_file))
+    by_file = list(TokenDataset(run, tokenizer=str(tokenizer_file), sequence_length=64))
+    end = int(reference.token_to_id("<|endoftext|>") or 0)
+    by_callable = TokenDataset(run, tokenizer=lambda text: [*reference.encode(text).ids, end], sequence_length=64)
+    assert all((a.labels == b.labels).all() for a, b in zip(by_file, by_callable, strict=True))
+
+
+def test_a_callable_may_give_no_tokens_at_all(make_run: Any) -> None:
+    run = make_run(unit="samples")
+    sequences = TokenDataset(run, tokenizer=lambda text: [1] * (len(text) % 3), sequence_length=10)
+    total = sum(int((sequence.document_ids >= 0).sum()) for sequence in sequences)
+    lengths = run.catalog.sql("SELECT count(*) AS n FROM samples").to_pylist()[0]["n"]
+    assert 0 < total < 2 * lengths
 
 
 @pytest.mark.parametrize(

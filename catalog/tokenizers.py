@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
-from mixlake.catalog import ConfigError
+from mixlake.catalog.errors import ConfigError
 from mixlake.catalog.records import IntArray
 
 TokenizerSpec: TypeAlias = str | Path | Callable[[str], Sequence[int]]
