@@ -2,7 +2,7 @@
 
 from mixlake.catalog.catalog import Catalog
 from mixlake.catalog.errors import ConfigError, DataError, LakeError, MixlakeError, QueryError, ScheduleError
-from mixlake.catalog.records import BatchFunction, DataFile, Dataset, Property, Span
+from mixlake.catalog.records import BatchFunction, DataFile, Dataset, Part, Property, Removal, Span
 
 __all__ = [
     "BatchFunction",
@@ -13,8 +13,10 @@ __all__ = [
     "Dataset",
     "LakeError",
     "MixlakeError",
+    "Part",
     "Property",
     "QueryError",
+    "Removal",
     "ScheduleError",
     "Span",
 ]

@@ -15,16 +15,31 @@ from mixlake.catalog import schema
 from mixlake.catalog.errors import ConfigError, LakeError, listed, nearest
 from mixlake.catalog.fields import is_path
 from mixlake.catalog.formats import check_options
-from mixlake.catalog.frames import files_frame, samples_frame, table_frame
-from mixlake.catalog.lake import Lake, arrow_dataset
+from mixlake.catalog.frames import files_frame, samples_frame, skipped_frame, table_frame
+from mixlake.catalog.lake import Lake
 from mixlake.catalog.listing import find_files
 from mixlake.catalog.properties import declare
-from mixlake.catalog.records import BatchFunction, Dataset, Progress, Property
+from mixlake.catalog.publishing import read_datasets
+from mixlake.catalog.records import BatchFunction, Dataset, Progress
 from mixlake.catalog.registration import Registration, register_files
 from mixlake.catalog.sql import run_query
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _RUN_TABLES = (schema.RUNS, schema.WEIGHTS, schema.CHUNKS, schema.FEEDBACK)
+_DATASET_COLUMNS = pa.schema(
+    [
+        ("dataset", pa.string()),
+        ("format", pa.string()),
+        ("num_files", pa.int64()),
+        ("num_samples", pa.int64()),
+        ("num_bytes", pa.int64()),
+        ("num_parts", pa.int64()),
+        ("num_removed", pa.int64()),
+        ("text", pa.string()),
+        ("uris", pa.list_(pa.string())),
+        ("registered_at", schema.TIMESTAMP),
+    ]
+)
 
 
 class Catalog:
@@ -147,6 +162,7 @@ class Catalog:
             uris=listed_uris,
             format=data_format,
             options=dict(options or {}),
+            exclude=tuple(exclude),
             text=text,
             declared=tuple(declared),
             files=tuple(files),
@@ -154,11 +170,11 @@ class Catalog:
         return register_files(self.lake, request, live, version=version, progress=progress)
 
     def list_datasets(self) -> tuple[Dataset, ...]:
-        """Return the live registrations, by name."""
+        """Return the datasets of this version, by name."""
         return self._live()[1]
 
     def dataset(self, name: str) -> Dataset:
-        """Return one live registration.
+        """Return one dataset of this version.
 
         Raises:
             LakeError: there is none of that name.
@@ -171,11 +187,9 @@ class Catalog:
         raise LakeError(f"no dataset {name!r} in datasets@{version}; there are: {listed(names)}.{nearest(name, names)}")
 
     def datasets(self) -> DataFrame:
-        """Return a frame of the live datasets: name, format, counts, folders."""
-        return self.sql(
-            "SELECT dataset, format, num_files, num_samples, num_bytes, text, uris, registration, registered_at "
-            "FROM datasets ORDER BY dataset"
-        )
+        """Return a frame of the datasets of this version: format, counts, parts, removals, folders."""
+        rows = [_described(dataset) for dataset in self.list_datasets()]
+        return SessionContext().from_arrow(pa.Table.from_pylist(rows, schema=_DATASET_COLUMNS))
 
     def properties(self) -> DataFrame:
         """Return a frame of all properties: dataset, name, type, expression, origin."""
@@ -217,8 +231,8 @@ class Catalog:
     def sql(self, query: str) -> DataFrame:
         """Run a query that can only read, and return its frame.
 
-        Tables: `samples`, `files` and `datasets` as they are at this version; `runs`, `weights`, `chunks` and
-        `feedback` as they are now.
+        Tables: `samples`, `files`, `skipped` and `datasets` (one row per part) as they are at this version; `runs`,
+        `weights`, `chunks` and `feedback` as they are now.
 
         Raises:
             QueryError: the query does not parse, names something unknown, or would write.
@@ -232,6 +246,7 @@ class Catalog:
         context = SessionContext(SessionConfig({"datafusion.optimizer.repartition_sorts": "false"}))
         context.register_view(schema.SAMPLES, samples_frame(context, self.lake, live))
         context.register_view(schema.FILES, files_frame(context, self.lake, live))
+        context.register_view(schema.SKIPPED, skipped_frame(context, self.lake, live))
         # Not as tables of deltalake's own provider: their frames die with the session that made them.
         tables = {schema.DATASETS: self.lake.table_at(schema.DATASETS, version)}
         tables.update({name: self.lake.table(name) for name in _RUN_TABLES})
@@ -246,8 +261,7 @@ class Catalog:
     def _live(self) -> tuple[int, tuple[Dataset, ...]]:
         version = self.version
         if self._cached_datasets is None or self._cached_datasets[0] != version:
-            rows = arrow_dataset(self.lake.table_at(schema.DATASETS, version)).to_table().to_pylist()
-            self._cached_datasets = (version, tuple(sorted(map(_dataset, rows), key=lambda dataset: dataset.name)))
+            self._cached_datasets = (version, read_datasets(self.lake.table_at(schema.DATASETS, version)))
         return self._cached_datasets
 
     def _version_at(self, timestamp: str | datetime) -> int:
@@ -266,16 +280,16 @@ class Catalog:
         return max(before)
 
 
-def _dataset(row: Mapping[str, Any]) -> Dataset:
-    return Dataset(
-        name=row["dataset"],
-        registration=row["registration"],
-        uris=tuple(row["uris"]),
-        format=row["format"],
-        options=json.loads(row["options"]),
-        text=row["text"],
-        properties=tuple(Property(**prop) for prop in row["properties"]),
-        num_files=row["num_files"],
-        num_samples=row["num_samples"],
-        num_bytes=row["num_bytes"],
-    )
+def _described(dataset: Dataset) -> dict[str, Any]:
+    return {
+        "dataset": dataset.name,
+        "format": dataset.format,
+        "num_files": dataset.num_files,
+        "num_samples": dataset.num_samples,
+        "num_bytes": dataset.num_bytes,
+        "num_parts": len(dataset.parts),
+        "num_removed": sum(removal.num_samples for removal in dataset.removals),
+        "text": dataset.text,
+        "uris": list(dataset.uris),
+        "registered_at": max(part.registered_at for part in dataset.parts),
+    }

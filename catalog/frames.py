@@ -7,7 +7,7 @@ prunes row groups, and a registration's name becomes a literal, so that a predic
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.dataset as pads
@@ -15,11 +15,12 @@ from datafusion import DataFrame, SessionContext, col, lit
 from deltalake import DeltaTable
 
 from mixlake.catalog import schema
-from mixlake.catalog.lake import Lake, arrow_dataset
-from mixlake.catalog.records import Dataset
+from mixlake.catalog.lake import Lake, arrow_dataset, collected
+from mixlake.catalog.records import Dataset, Part
 
 _INDEX_COLUMNS = [f for f in schema.TABLES[schema.SAMPLES].columns if f.name != schema.REGISTRATION]
 _FILE_COLUMNS = [f for f in schema.TABLES[schema.FILES].columns if f.name != schema.REGISTRATION]
+_SKIPPED_COLUMNS = [f for f in schema.TABLES[schema.SKIPPED].columns if f.name != schema.REGISTRATION]
 
 
 def samples_frame(context: SessionContext, lake: Lake, datasets: Sequence[Dataset]) -> DataFrame:
@@ -35,19 +36,43 @@ def files_frame(context: SessionContext, lake: Lake, datasets: Sequence[Dataset]
     return _union(context, lake, schema.FILES, datasets, _FILE_COLUMNS)
 
 
+def skipped_frame(context: SessionContext, lake: Lake, datasets: Sequence[Dataset]) -> DataFrame:
+    """Return the `skipped` view: dataset, registration, and the columns of the table."""
+    return _union(context, lake, schema.SKIPPED, datasets, _SKIPPED_COLUMNS)
+
+
 def _union(
-    context: SessionContext, lake: Lake, table: str, datasets: Sequence[Dataset], columns: Sequence[pa.Field]
+    context: SessionContext, lake: Lake, name: str, datasets: Sequence[Dataset], columns: Sequence[pa.Field]
 ) -> DataFrame:
-    paths = _files_by_registration(lake.table(table))
     frames = [
-        _one_file(context, os.path.join(lake.path(table), path), dataset, columns)
-        for dataset in datasets
-        for path in paths.get(dataset.registration, [])
+        _one_file(context, os.path.join(lake.path(name), path), dataset.name, part.registration, columns)
+        for dataset, part, paths in _paths(lake, name, datasets)
+        for path in paths
     ]
     if not frames:
         names = [pa.field("dataset", pa.string()), pa.field("registration", pa.string()), *columns]
-        return context.from_arrow(pa.schema(names).empty_table())
+        frame = context.from_arrow(pa.schema(names).empty_table(), "rows")
+        context.deregister_table("rows")  # the frame holds it
+        return frame
     return _balanced_union(frames)
+
+
+def _paths(lake: Lake, name: str, datasets: Sequence[Dataset]) -> Iterator[tuple[Dataset, Part, list[str]]]:
+    """Yield the files that every part has in a table.
+
+    Raises:
+        LakeError: a part lacks rows that it had when it was published.
+    """
+    if not lake.has(name):
+        return
+    table = lake.table(name)
+    by_registration = files_by_registration(table)
+    for dataset in datasets:
+        for part in dataset.parts:
+            paths = by_registration.get(part.registration, [])
+            if not paths and (name == schema.FILES or (name == schema.SAMPLES and part.num_samples)):
+                raise collected(name, table.version(), dataset.name, part.registration)
+            yield dataset, part, paths
 
 
 def table_frame(context: SessionContext, name: str, table: DeltaTable) -> DataFrame:
@@ -72,7 +97,8 @@ def _balanced_union(frames: list[DataFrame]) -> DataFrame:
     return frames[0]
 
 
-def _files_by_registration(table: DeltaTable) -> Mapping[str, list[str]]:
+def files_by_registration(table: DeltaTable) -> dict[str, list[str]]:
+    """Return the paths of a table's files, below its folder, of each registration that has any."""
     actions = pa.table(table.get_add_actions(flatten=True))
     paths: dict[str, list[str]] = {}
     for path, registration in zip(
@@ -82,10 +108,12 @@ def _files_by_registration(table: DeltaTable) -> Mapping[str, list[str]]:
     return {registration: sorted(files) for registration, files in paths.items()}
 
 
-def _one_file(context: SessionContext, path: str, dataset: Dataset, columns: Sequence[pa.Field]) -> DataFrame:
+def _one_file(
+    context: SessionContext, path: str, dataset: str, registration: str, columns: Sequence[pa.Field]
+) -> DataFrame:
     frame = context.read_parquet(path)
     present = set(frame.schema().names)
-    literals = [lit(dataset.name).alias("dataset"), lit(dataset.registration).alias("registration")]
+    literals = [lit(dataset).alias("dataset"), lit(registration).alias("registration")]
     return frame.select(
         *literals,
         *((col(f.name) if f.name in present else lit(None)).cast(f.type).alias(f.name) for f in columns),

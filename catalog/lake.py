@@ -72,19 +72,11 @@ class Lake:
             LakeError: the folder cannot be written.
         """
         for name in [n for n in schema.TABLES if n != schema.DATASETS] + [schema.DATASETS]:
-            table = schema.TABLES[name]
-            try:
-                DeltaTable.create(
-                    self.path(name),
-                    table.columns,
-                    mode="ignore",
-                    name=name,
-                    partition_by=list(table.partition_by),
-                    configuration=_KEEP_VERSIONS if name == schema.DATASETS else None,
-                )
-            except (DeltaError, OSError) as error:
-                if not DeltaTable.is_deltatable(self.path(name)):  # else another process made it at the same time
-                    raise LakeError(f"cannot make a lake at {self.uri}: {str(error).splitlines()[0]}") from error
+            self._create(name)
+
+    def has(self, name: str) -> bool:
+        """Say whether a table is there; a lake that an older version of Mixlake made gets it when it is written to."""
+        return name in self._handles or DeltaTable.is_deltatable(self.path(name))
 
     def path(self, name: str) -> str:
         """Return where a table lies."""
@@ -123,7 +115,7 @@ class Lake:
         *,
         action: str,
         details: Mapping[str, Any] | None = None,
-        fence: Fence | None = None,
+        fence: Fence | Sequence[Fence] | None = None,
         replace_where: str | None = None,
     ) -> int:
         """Append rows in one commit and return the table's new version.
@@ -133,22 +125,28 @@ class Lake:
             rows: in the table's schema.
             action: what the commit does; it stands in the history.
             details: more for the history.
-            fence: refuses the commit if another process made one like it since the fence was looked at.
-            replace_where: rows that this predicate selects leave in the same commit; the new rows must match it.
+            fence: one or several; each refuses the commit if another process made one like it since the fence was
+                looked at.
+            replace_where: rows that this predicate selects leave in the same commit.
 
         Raises:
             LakeError: the fence is broken.
         """
         data = rows.cast(schema.TABLES[name].columns)
+        fences = [] if fence is None else [fence] if isinstance(fence, Fence) else list(fence)
         common: Any = {
             "writer_properties": _WRITER,
-            "commit_properties": commit_properties(action, details, fence),
+            "commit_properties": commit_properties(action, details, fences),
         }
 
         def attempt(handle: DeltaTable) -> None:
-            last = None if fence is None else handle.transaction_version(fence.application)
-            if fence is not None and last is not None and last > fence.seen:
-                raise LakeError(f"{name}@{handle.version()}: another process did {action} first ({fence.application})")
+            for each in fences:
+                last = handle.transaction_version(each.application)
+                if last is not None and last > each.seen:
+                    raise LakeError(
+                        f"{name}@{handle.version()}: another process did {action} first ({each.application})"
+                    )
+            _add_columns(name, handle, data.schema)
             if replace_where is None:
                 write_deltalake(handle, data, mode="append", **common)
             else:
@@ -164,7 +162,7 @@ class Lake:
         """
 
         def attempt(handle: DeltaTable) -> None:
-            stored = _add_columns(handle, columns)
+            stored = _add_columns(schema.SAMPLES, handle, columns)
             self.table(schema.SAMPLES).create_write_transaction(
                 list(actions),
                 "append",
@@ -178,6 +176,8 @@ class Lake:
     def _commit(self, name: str, attempt: Callable[[DeltaTable], None], action: str) -> int:
         """Attempt a commit until no other process's commit is in its way; return the version that it made."""
         with self._lock:
+            if not self.has(name):
+                self._create(name)
             for _ in range(_MAX_ATTEMPTS):
                 handle = self.table(name)
                 try:
@@ -188,6 +188,21 @@ class Lake:
                     return handle.version()
             raise LakeError(f"{name}: other processes are in the way of {action} ({conflict})") from conflict
 
+    def _create(self, name: str) -> None:
+        table = schema.TABLES[name]
+        try:
+            DeltaTable.create(
+                self.path(name),
+                table.columns,
+                mode="ignore",
+                name=name,
+                partition_by=list(table.partition_by),
+                configuration=_KEEP_VERSIONS if name == schema.DATASETS else None,
+            )
+        except (DeltaError, OSError) as error:
+            if not DeltaTable.is_deltatable(self.path(name)):  # else another process made it at the same time
+                raise LakeError(f"cannot make a lake at {self.uri}: {str(error).splitlines()[0]}") from error
+
     def _open(self, name: str, version: int | None = None) -> DeltaTable:
         try:
             return DeltaTable(self.path(name), version=version, storage_options=self.storage_options or None)
@@ -196,6 +211,14 @@ class Lake:
         except DeltaError as error:
             at = "" if version is None else f"@{version}"
             raise LakeError(f"{name}{at} in {self.uri} cannot be read: {error}") from error
+
+
+def collected(name: str, version: int, dataset: str, registration: str) -> LakeError:
+    """Return the error of reading what a catalog version showed before it was collected."""
+    return LakeError(
+        f"{name}@{version} holds no registration {registration!r} of dataset {dataset!r} any more: "
+        "gc has collected the catalog versions that show it"
+    )
 
 
 def arrow_dataset(table: DeltaTable) -> pads.Dataset:
@@ -211,33 +234,38 @@ def _local_path(table: DeltaTable) -> str:
     return unquote(urlsplit(table.table_uri).path)
 
 
-def _add_columns(samples: DeltaTable, columns: pa.Schema) -> pa.Schema:
-    """Add the columns that `samples` lacks; return its schema."""
-    stored = pa.schema(samples.schema().to_arrow())
+def _add_columns(name: str, table: DeltaTable, columns: pa.Schema) -> pa.Schema:
+    """Add the columns that a table lacks, in a commit of their own; return its schema."""
+    stored = pa.schema(table.schema().to_arrow())
     for column in columns:
         if column.name in stored.names and stored.field(column.name).type != column.type:
             raise LakeError(
-                f"{schema.SAMPLES}@{samples.version()}: another process made {column.name!r} "
+                f"{name}@{table.version()}: another process made {column.name!r} "
                 f"{stored.field(column.name).type}, here it is {column.type}; cast it, or give it another name"
             )
     missing = [column for column in columns if column.name not in stored.names]
     if missing:
-        samples.alter.add_columns([Field.from_arrow(column) for column in missing])
+        details = {"columns": ", ".join(column.name for column in missing)}
+        table.alter.add_columns(
+            [Field.from_arrow(column) for column in missing],
+            commit_properties=commit_properties("add columns", details),
+        )
         stored = pa.schema([*stored, *missing])
     return stored
 
 
 def commit_properties(
-    action: str, details: Mapping[str, Any] | None = None, fence: Fence | None = None
+    action: str, details: Mapping[str, Any] | None = None, fences: Sequence[Fence] = ()
 ) -> CommitProperties:
     """Return what a commit says about itself in the history: action, user, details."""
-    metadata = {"mixlake.action": action, "mixlake.user": _user()}
+    metadata = {"mixlake.action": action, "mixlake.user": user_name()}
     metadata.update({f"mixlake.{key}": str(value) for key, value in (details or {}).items()})
-    transactions = None if fence is None else [Transaction(fence.application, fence.number)]
-    return CommitProperties(custom_metadata=metadata, app_transactions=transactions)
+    transactions = [Transaction(fence.application, fence.number) for fence in fences]
+    return CommitProperties(custom_metadata=metadata, app_transactions=transactions or None)
 
 
-def _user() -> str:
+def user_name() -> str:
+    """Return who is writing, as the history names them."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container may run under a user id that has no name

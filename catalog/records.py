@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -91,17 +92,75 @@ class Property:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Removal:
+    """Samples that were taken out of a dataset, and are kept out of what it is refreshed with."""
+
+    where: str
+    """The predicate that they matched."""
+    reason: str
+    user: str
+    removed_at: datetime
+    num_samples: int
+    """How many there were."""
+
+    def to_row(self) -> dict[str, Any]:
+        """Return the removal as an entry of `datasets.removals`."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """One live registration of a dataset: a row of `datasets`. Registrations never change, they are replaced."""
+
+    number: int
+    """Its place among the parts; a registration that takes the place of another takes its number."""
+    registration: str
+    num_files: int
+    num_samples: int
+    num_bytes: int
+    registered_at: datetime
+
+    def to_row(self) -> dict[str, Any]:
+        """Return what a row of `datasets` holds of the part alone."""
+        row = asdict(self)
+        return {"part": row.pop("number"), **row}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Dataset:
-    """One live registration: a row of `datasets`."""
+    """A named collection of files, as one catalog version shows it."""
 
     name: str
-    registration: str
     uris: tuple[str, ...]
+    """The folders, globs and paths that it was registered with."""
+    exclude: tuple[str, ...] | None
+    """Patterns of the paths that were left out; None where an older version of Mixlake registered it."""
     format: str
     text: str
     """The record field that holds a sample's text."""
     options: dict[str, Any]
     properties: tuple[Property, ...]
-    num_files: int
-    num_samples: int
-    num_bytes: int
+    removals: tuple[Removal, ...]
+    """What was removed, in order."""
+    parts: tuple[Part, ...]
+    """By number: what was registered at first, then what refreshing added."""
+
+    @property
+    def registrations(self) -> tuple[str, ...]:
+        """The ids of the parts, in order."""
+        return tuple(part.registration for part in self.parts)
+
+    @property
+    def num_files(self) -> int:
+        """Files of all parts."""
+        return sum(part.num_files for part in self.parts)
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of all parts."""
+        return sum(part.num_samples for part in self.parts)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the files of all parts."""
+        return sum(part.num_bytes for part in self.parts)

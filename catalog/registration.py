@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,10 +15,11 @@ from mixlake.catalog import schema
 from mixlake.catalog.errors import ConfigError, DataError, listed, nearest
 from mixlake.catalog.fields import field_names, has_field, parse_path, value_at
 from mixlake.catalog.formats import Format
-from mixlake.catalog.lake import Fence, Lake
+from mixlake.catalog.lake import Lake
 from mixlake.catalog.properties import Declared, PropertyColumns, common_type
+from mixlake.catalog.publishing import new_registration, publish
 from mixlake.catalog.read_cache import ReadCache
-from mixlake.catalog.records import Block, DataFile, Dataset, IntArray, Progress, Property, Span
+from mixlake.catalog.records import Block, DataFile, Dataset, IntArray, Part, Progress, Property, Span
 from mixlake.catalog.sample_writer import SampleWriter
 
 _BYTES_PER_BLOCK = 4 << 20
@@ -33,6 +33,7 @@ class Registration:
     uris: tuple[str, ...]
     format: Format
     options: Mapping[str, Any]
+    exclude: tuple[str, ...]
     text: str
     declared: tuple[Declared, ...]
     files: tuple[DataFile, ...]
@@ -55,7 +56,7 @@ def register_files(
     Returns:
         The new catalog version.
     """
-    registration = f"{request.dataset}-{uuid.uuid4().hex[:12]}"
+    registration = new_registration(request.dataset)
     columns = PropertyColumns(request.dataset, request.declared)
     with SampleWriter(lake, registration) as writer:
         num_samples_per_file = _scan(request, columns, writer, progress)
@@ -68,28 +69,19 @@ def register_files(
         fixed = [field for field in schema.TABLES[schema.SAMPLES].columns if field.name != schema.REGISTRATION]
         writer.commit(pa.schema([*fixed, *(pa.field(name, kind) for name, kind in types.items())]))
     lake.append(schema.FILES, _file_rows(registration, request, num_samples_per_file), action="register")
-    row = _dataset_row(registration, request, types, int(num_samples_per_file.sum()))
-    return lake.append(
-        schema.DATASETS,
-        row,
+    part = _part(0, registration, request, int(num_samples_per_file.sum()))
+    return publish(
+        lake,
+        {request.dataset: _dataset(request, types, part)},
+        version=version,
         action="register",
         details={
-            "dataset": request.dataset,
             "registration": registration,
             "uris": json.dumps(request.uris),
-            "num_files": len(request.files),
-            "num_samples": int(num_samples_per_file.sum()),
+            "num_files": part.num_files,
+            "num_samples": part.num_samples,
         },
-        fence=_fence(lake, request.dataset, version),
-        replace_where=f"dataset = '{request.dataset}'" if any(d.name == request.dataset for d in live) else None,
     )
-
-
-def _fence(lake: Lake, dataset: str, version: int) -> Fence:
-    """Refuse a commit about the dataset that came after the catalog version, whenever it was begun."""
-    application = f"dataset:{dataset}"
-    last = lake.table_at(schema.DATASETS, version).transaction_version(application) or 0
-    return Fence(application=application, seen=last, number=last + 1)
 
 
 def _scan(request: Registration, columns: PropertyColumns, writer: SampleWriter, progress: Progress | None) -> IntArray:
@@ -183,9 +175,18 @@ def _file_rows(registration: str, request: Registration, counts: IntArray) -> pa
     )
 
 
-def _dataset_row(
-    registration: str, request: Registration, types: Mapping[str, pa.DataType], num_samples: int
-) -> pa.Table:
+def _part(number: int, registration: str, request: Registration, num_samples: int) -> Part:
+    return Part(
+        number=number,
+        registration=registration,
+        num_files=len(request.files),
+        num_samples=num_samples,
+        num_bytes=sum(file.num_bytes for file in request.files),
+        registered_at=datetime.now(UTC),
+    )
+
+
+def _dataset(request: Registration, types: Mapping[str, pa.DataType], part: Part) -> Dataset:
     properties = [
         Property(
             name=prop.name,
@@ -195,20 +196,17 @@ def _dataset_row(
         )
         for prop in request.declared
     ]
-    row = {
-        "dataset": request.dataset,
-        "registration": registration,
-        "uris": list(request.uris),
-        "format": request.format.name,
-        "text": request.text,
-        "options": json.dumps(dict(request.options)),
-        "properties": [prop.to_row() for prop in properties],
-        "num_files": len(request.files),
-        "num_samples": num_samples,
-        "num_bytes": sum(file.num_bytes for file in request.files),
-        "registered_at": datetime.now(UTC),
-    }
-    return pa.Table.from_pylist([row], schema=schema.TABLES[schema.DATASETS].columns)
+    return Dataset(
+        name=request.dataset,
+        uris=request.uris,
+        exclude=request.exclude,
+        format=request.format.name,
+        text=request.text,
+        options=dict(request.options),
+        properties=tuple(properties),
+        removals=(),
+        parts=(part,),
+    )
 
 
 def _check_text(request: Registration, example: Mapping[str, Any]) -> None:

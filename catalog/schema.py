@@ -1,7 +1,8 @@
 """The tables of a lake: names, columns, types, partitions.
 
 Every table is a Delta table under the lake's URI, readable by any Delta reader. `datasets` is the root of visibility:
-its Delta version is the catalog version, and a registration exists from the commit that lists it there.
+its Delta version is the catalog version, and a registration exists from the commit that lists it there. Columns may be
+added at the end of a table: a lake that was made before reads them as null, and gets them when it is written next.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ TIMESTAMP = pa.timestamp("us", tz="UTC")
 DATASETS = "datasets"
 FILES = "files"
 SAMPLES = "samples"
+SKIPPED = "skipped"
 RUNS = "runs"
 WEIGHTS = "weights"
 CHUNKS = "chunks"
@@ -30,6 +32,16 @@ PROPERTY_STRUCT = pa.struct(
         pa.field("type", pa.string()),
         pa.field("expression", pa.string()),
         pa.field("origin", pa.string()),
+    ]
+)
+
+REMOVAL_STRUCT = pa.struct(
+    [
+        pa.field("where", pa.string()),
+        pa.field("reason", pa.string()),
+        pa.field("user", pa.string()),
+        pa.field("removed_at", TIMESTAMP),
+        pa.field("num_samples", pa.int64()),
     ]
 )
 
@@ -72,6 +84,9 @@ TABLES: dict[str, TableSchema] = {
                 pa.field("num_samples", pa.int64()),
                 pa.field("num_bytes", pa.int64()),
                 pa.field("registered_at", TIMESTAMP),
+                pa.field("part", pa.int32()),
+                pa.field("exclude", pa.list_(pa.string())),
+                pa.field("removals", pa.list_(REMOVAL_STRUCT)),
             ]
         )
     ),
@@ -99,6 +114,20 @@ TABLES: dict[str, TableSchema] = {
                 pa.field("row", pa.int64()),
                 pa.field("byte_start", pa.int64()),
                 pa.field("byte_stop", pa.int64()),
+            ]
+        ),
+        partition_by=("registration",),
+    ),
+    SKIPPED: TableSchema(
+        columns=pa.schema(
+            [
+                pa.field("registration", pa.string()),
+                pa.field("file_id", pa.int32()),
+                pa.field("uri", pa.string()),
+                pa.field("place", pa.string()),
+                pa.field("byte_start", pa.int64()),
+                pa.field("byte_stop", pa.int64()),
+                pa.field("reason", pa.string()),
             ]
         ),
         partition_by=("registration",),

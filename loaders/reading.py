@@ -6,12 +6,10 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-import pyarrow.compute as pc
-
-from mixlake.catalog import Catalog, DataError, DataFile, Dataset, Span, schema
+from mixlake.catalog import Catalog, DataError, DataFile, Span
 from mixlake.catalog.fields import parse_path
 from mixlake.catalog.formats import get_format
-from mixlake.catalog.lake import arrow_dataset
+from mixlake.catalog.publishing import registered_files
 from mixlake.catalog.read_cache import ReadCache
 from mixlake.catalog.records import FieldPath
 from mixlake.mixing.chunks import Chunk, Delivery
@@ -33,10 +31,10 @@ class SampleReader:
         """
         self._catalog = catalog
         self._cache = ReadCache(cache_bytes)
-        self._datasets = {dataset.registration: dataset for dataset in catalog.list_datasets()}
+        self._datasets = {name: dataset for dataset in catalog.list_datasets() for name in dataset.registrations}
         self._text_fields = {name: parse_path(dataset.text) for name, dataset in self._datasets.items()}
         self._fields = None if fields is None else [parse_path(name) for name in fields]
-        self._files: dict[str, list[DataFile]] = {}
+        self._files: dict[str, dict[int, DataFile]] = {}
 
     def text_field(self, registration: str) -> FieldPath:
         """Return the path of the text in a registration's records."""
@@ -65,7 +63,7 @@ class SampleReader:
     def _read_file(self, registration: str, file_id: int, spans: Sequence[Span]) -> list[dict[str, Any]]:
         dataset = self._datasets[registration]
         file = self._file(registration, file_id)
-        _check_unchanged(file, dataset)
+        _check_unchanged(file, dataset.name, registration)
         fields = None
         if self._fields is not None:
             fields = list(dict.fromkeys([self.text_field(registration), *self._fields]))
@@ -73,11 +71,8 @@ class SampleReader:
 
     def _file(self, registration: str, file_id: int) -> DataFile:
         if registration not in self._files:
-            table = arrow_dataset(self._catalog.lake.table(schema.FILES))
-            columns = ["file_id", "uri", "path", "num_bytes", "modified"]
-            rows = table.to_table(columns=columns, filter=pc.field("registration") == registration)
-            rows = rows.sort_by("file_id").set_column(4, "modified_us", rows["modified"].cast("int64"))
-            self._files[registration] = [DataFile(**row) for row in rows.drop_columns("file_id").to_pylist()]
+            dataset = self._datasets[registration].name
+            self._files[registration] = registered_files(self._catalog.lake, dataset, registration)
         return self._files[registration][file_id]
 
 
@@ -134,13 +129,11 @@ def _span(chunk: Chunk, index: int) -> Span:
     )
 
 
-def _check_unchanged(file: DataFile, dataset: Dataset) -> None:
+def _check_unchanged(file: DataFile, dataset: str, registration: str) -> None:
     try:
         status = os.stat(file.uri)
     except FileNotFoundError:
-        raise DataError(
-            f"{file.uri} of dataset {dataset.name!r} is gone; it was there when it was registered"
-        ) from None
+        raise DataError(f"{file.uri} of dataset {dataset!r} is gone; it was there when it was registered") from None
     if status.st_size != file.num_bytes:
         what = f"has {status.st_size} bytes, and had {file.num_bytes}"
     elif status.st_mtime_ns // 1000 != file.modified_us:
@@ -148,6 +141,6 @@ def _check_unchanged(file: DataFile, dataset: Dataset) -> None:
     else:
         return
     raise DataError(
-        f"{file.uri} of dataset {dataset.name!r} {what} since it was registered ({dataset.registration}); "
-        "restore it, or register the dataset again"
+        f"{file.uri} of dataset {dataset!r} {what} since it was registered ({registration}); "
+        "restore it, or refresh the dataset"
     )

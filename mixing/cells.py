@@ -34,7 +34,7 @@ class CellPlan:
     words_CW: IntArray
     """The answers packed into integers, as the index queries return them; rows are sorted."""
     registrations: tuple[str, ...]
-    """By dataset name, so that nothing depends on how registration ids come out."""
+    """By dataset name and part, so that nothing depends on how registration ids come out."""
     block_registration_B: IntArray
     """Index into ``registrations``."""
     block_number_B: IntArray
@@ -99,9 +99,13 @@ def find_cells(catalog: Catalog, mixture: Mixture) -> CellPlan:
     words = [name for name in frame.schema().names if name.startswith("word_")]
     counts = _count(frame, ["registration", "block", *words], f"samples@{catalog.version}")
     _check_units(counts, mixture.unit, catalog.version)
-    plan = _plan(counts, words, predicates, tuple(d.registration for d in catalog.list_datasets()))
+    plan = _plan(counts, words, predicates, _registrations(catalog))
     _check_components(plan, mixture, catalog.version)
     return plan
+
+
+def _registrations(catalog: Catalog) -> tuple[str, ...]:
+    return tuple(registration for dataset in catalog.list_datasets() for registration in dataset.registrations)
 
 
 def _count(frame: DataFrame, groups: Sequence[str], where: str) -> pa.Table:

@@ -69,7 +69,9 @@ def test_datasets_are_listed_with_what_they_hold(grown: Catalog, tmp_path: Path)
     assert [row["num_bytes"] for row in rows] == [84, 56]
     assert [row["uris"] for row in rows] == [[f"{tmp_path}/data/a2.jsonl"], [f"{tmp_path}/data/b.jsonl"]]
     assert [row["text"] for row in rows] == ["text", "text"]
-    assert all(re.fullmatch(rf"{row['dataset']}-[0-9a-f]{{12}}", row["registration"]) for row in rows)
+    assert [(row["num_parts"], row["num_removed"]) for row in rows] == [(1, 0), (1, 0)]
+    (registration,) = grown.dataset("a").registrations
+    assert re.fullmatch("a-[0-9a-f]{12}", registration)
     assert all(timedelta(0) <= datetime.now(UTC) - row["registered_at"] < timedelta(minutes=5) for row in rows)
 
 
@@ -97,7 +99,7 @@ def test_history_tells_what_was_done_newest_first(grown: Catalog, tmp_path: Path
         (0, "create", None, None),
     ]
     details = json.loads(rows[1]["details"])
-    assert details.pop("registration") == grown.dataset("b").registration
+    assert details.pop("registration") == grown.dataset("b").registrations[0]
     assert details == {"num_files": "1", "num_samples": "2", "uris": f'["{tmp_path}/data/b.jsonl"]'}
     assert all(row["user"] for row in rows[:-1])
     times = [row["timestamp"] for row in rows]

@@ -40,7 +40,7 @@ def test_only_the_files_of_live_registrations_are_in_a_frame(catalog: Catalog, w
     catalog.register("one", write_lines("a.jsonl", {"text": "a"}))
     catalog.register("one", write_lines("b.jsonl", {"text": "b"}, {"text": "c"}), replace=True)
     (live,) = catalog.list_datasets()
-    assert {row["registration"] for row in catalog.samples().to_pylist()} == {live.registration}
+    assert {row["registration"] for row in catalog.samples().to_pylist()} == set(live.registrations)
     assert catalog.sql("SELECT path FROM files").to_pylist() == [{"path": "b.jsonl"}]
 
 

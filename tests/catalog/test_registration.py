@@ -159,7 +159,7 @@ def test_any_delta_reader_sees_the_columns_of_the_schema_and_the_properties(
         "t": "timestamp[us, tz=UTC]",
     }
     (dataset,) = catalog.list_datasets()
-    assert set(table["registration"].to_pylist()) == {dataset.registration}
+    assert set(table["registration"].to_pylist()) == set(dataset.registrations)
     assert table["s"].to_pylist() == ["x", "y"]
     assert table["l"].to_pylist() == [["a"], None]
 

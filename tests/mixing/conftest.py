@@ -115,7 +115,7 @@ def frame(catalog: Catalog) -> pd.DataFrame:
     """What the shared lake holds, made from the records and not by querying; only the blocks are read from it."""
     numbers = itertools.count()
     rows = [
-        {"dataset": name, "registration": catalog.dataset(name).registration, "file_id": file, "row": row}
+        {"dataset": name, "registration": catalog.dataset(name).registrations[0], "file_id": file, "row": row}
         | make_record(next(numbers))
         for name, num_files in NUM_FILES.items()
         for file in range(num_files)

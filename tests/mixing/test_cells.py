@@ -108,7 +108,7 @@ def test_cells_and_blocks_are_in_an_order_that_registration_ids_have_no_part_in(
     plan = find_cells(catalog, make_mixture(("language = 'de'", 1), ("quality > 0.5", 1)))
     assert plan.matches_CP.tolist() == [[False, False], [True, False], [False, True], [True, True]]
     assert plan.words_CW.tolist() == [[0], [1], [2], [3]]
-    names = [catalog.dataset(name).registration for name in ("books", "code_2", "web-crawl.v2")]
+    names = [catalog.dataset(name).registrations[0] for name in ("books", "code_2", "web-crawl.v2")]
     assert list(plan.registrations) == names
     blocks = frame.groupby(["dataset", "registration", "block"]).size()
     assert [plan.registrations[index] for index in plan.block_registration_B] == [key[1] for key in blocks.index]

@@ -165,7 +165,7 @@ def test_the_same_files_in_another_lake_give_the_same_chunks(
     drawn = []
     for lake in (catalog, other.at(version=3), again):
         run = undisturbed(lake, new_name(), mixture, seed=8, chunk_size=130)
-        names = {dataset.registration: dataset.name for dataset in lake.list_datasets()}
+        names = {dataset.registrations[0]: dataset.name for dataset in lake.list_datasets()}
         rows = chunk_rows(run)
         for row in rows:
             for interval in row["intervals"]:
