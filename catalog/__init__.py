@@ -2,9 +2,7 @@
 
 from mixlake.catalog.catalog import Catalog
 from mixlake.catalog.errors import ConfigError, DataError, LakeError, MixlakeError, QueryError, ScheduleError
-from mixlake.catalog.quality import Quality
-from mixlake.catalog.records import BatchFunction, DataFile, Dataset, Part, Property, RecordFunction, Removal, Span
-from mixlake.catalog.text_properties import Language, NumTokens
+from mixlake.catalog.records import BatchFunction, DataFile, Dataset, Part, Property, Removal, Span
 
 __all__ = [
     "BatchFunction",
@@ -14,14 +12,10 @@ __all__ = [
     "DataFile",
     "Dataset",
     "LakeError",
-    "Language",
     "MixlakeError",
-    "NumTokens",
     "Part",
     "Property",
-    "Quality",
     "QueryError",
-    "RecordFunction",
     "Removal",
     "ScheduleError",
     "Span",

@@ -18,9 +18,10 @@ from mixlake.catalog.formats import check_options
 from mixlake.catalog.frames import files_frame, samples_frame, skipped_frame, table_frame
 from mixlake.catalog.lake import Lake
 from mixlake.catalog.listing import find_files
+from mixlake.catalog.problems import checked_on_error
 from mixlake.catalog.properties import declare
 from mixlake.catalog.publishing import read_datasets
-from mixlake.catalog.records import Dataset, Progress, RecordFunction
+from mixlake.catalog.records import BatchFunction, Dataset, Progress
 from mixlake.catalog.registration import Registration, register_files
 from mixlake.catalog.sql import run_query
 
@@ -117,10 +118,11 @@ class Catalog:
         *,
         format: str | None = None,
         text: str = "text",
-        properties: Mapping[str, str | RecordFunction] | None = None,
+        properties: Mapping[str, str | BatchFunction] | None = None,
         exclude: Sequence[str] = (),
         options: Mapping[str, Any] | None = None,
         replace: bool = False,
+        on_error: str = "raise",
         progress: Progress | None = None,
     ) -> int:
         """Index files where they lie, as a new catalog version, and return that version.
@@ -128,14 +130,15 @@ class Catalog:
         Args:
             name: the dataset's name: letters, digits, ``_``, ``-`` and ``.``.
             uris: folders, globs (``**`` crosses folders) or paths.
-            format: ``files``, ``jsonl`` or ``parquet``; inferred from the names where it is not given.
+            format: ``files``, ``jsonl``, ``parquet``, …; inferred from the names where it is not given.
             text: the record field that holds a sample's text.
             properties: name to SQL expression over the record (``meta.language``, ``character_length(text)``), or to
-                a batch function (`Language`, a `BatchFunction`, …). Every record also has ``_path``, ``_row`` and, by
-                format, ``_num_bytes``.
+                a `BatchFunction`. Every record also has ``_path``, ``_row`` and, by format, ``_num_bytes``.
             exclude: glob patterns of relative paths to leave out.
             options: options of the format.
             replace: take the place of a dataset of that name; older versions keep showing the old one.
+            on_error: ``raise`` refuses files that cannot be read whole; ``skip`` leaves out what cannot be read and
+                writes it down in `skipped`.
             progress: called with bytes done and bytes in all.
 
         Raises:
@@ -145,16 +148,12 @@ class Catalog:
         """
         if self._pinned is not None:
             raise LakeError(f"catalog@{self._pinned} is read-only; register through Catalog.open")
-        if not _NAME.fullmatch(name):
-            raise ConfigError(f"dataset name {name!r}: expected letters, digits, '_', '-' and '.'")
-        if not is_path(text):
-            raise ConfigError(f"text={text!r}: expected a field, such as text or meta.body")
+        _check_names(name, text)
         version, live = self._live()
         if not replace and any(dataset.name == name for dataset in live):
             raise LakeError(
                 f"dataset {name!r} is registered already (datasets@{version}); pass replace=True to replace it"
             )
-        declared = declare(properties or {})
         listed_uris = (uris,) if isinstance(uris, str) else tuple(uris)
         data_format, files = find_files(listed_uris, format_name=format, exclude=exclude, lake=self.lake.uri)
         check_options(data_format, options or {})
@@ -165,8 +164,9 @@ class Catalog:
             options=dict(options or {}),
             exclude=tuple(exclude),
             text=text,
-            declared=tuple(declared),
+            declared=tuple(declare(properties or {})),
             files=tuple(files),
+            on_error=checked_on_error(on_error),
         )
         return register_files(self.lake, request, live, version=version, progress=progress)
 
@@ -279,6 +279,13 @@ class Catalog:
             first = datetime.fromtimestamp(commits[-1]["timestamp"] / 1000, UTC).isoformat()
             raise LakeError(f"there was no catalog at {moment.isoformat()}: datasets@0 was made at {first}")
         return max(before)
+
+
+def _check_names(dataset: str, text: str) -> None:
+    if not _NAME.fullmatch(dataset):
+        raise ConfigError(f"dataset name {dataset!r}: expected letters, digits, '_', '-' and '.'")
+    if not is_path(text):
+        raise ConfigError(f"text={text!r}: expected a field, such as text or meta.body")
 
 
 def _described(dataset: Dataset) -> dict[str, Any]:

@@ -29,7 +29,10 @@ class QueryError(MixlakeError, ValueError):
 
 
 class DataError(MixlakeError, ValueError):
-    """A registered file cannot be read, or has changed since it was registered."""
+    """A registered file cannot be read, or has changed since it was registered.
+
+    Its argument is a message, or a `Problem` that tells file, place and reason apart.
+    """
 
 
 class LakeError(MixlakeError):

@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from mixlake.catalog.errors import ConfigError, DataError
+from mixlake.catalog.errors import ConfigError
 from mixlake.catalog.records import FieldPath
 
 _NAME = r"""(?:"(?:[^"]|"")+"|[^\W\d][\w$]*)"""
@@ -100,12 +100,21 @@ def field_names(record: Mapping[str, Any], prefix: str = "") -> list[str]:
     return names
 
 
-def column_of(records: Sequence[Mapping[str, Any]], path: FieldPath, where: str, rows: Sequence[int]) -> pa.Array:
+class MisfitError(Exception):
+    """A record's field holds something that does not go with the other records."""
+
+    def __init__(self, index: int, reason: str) -> None:
+        super().__init__(reason)
+        self.index = index
+        """Which of the records."""
+        self.reason = reason
+
+
+def column_of(records: Sequence[Mapping[str, Any]], path: FieldPath) -> pa.Array:
     """Return one field of many records as an Arrow array of the narrowest type that holds all its values.
 
     Raises:
-        DataError: the values have no common type, or a record holds something else than an object on the way;
-            ``where`` and ``rows`` name the place ("pages.jsonl, line" and the lines' numbers).
+        MisfitError: the values have no common type, or a record holds something else than an object on the way.
     """
     values: list[Any] = [record.get(path[0]) for record in records]
     for depth, name in enumerate(path[1:], start=1):
@@ -113,18 +122,14 @@ def column_of(records: Sequence[Mapping[str, Any]], path: FieldPath, where: str,
             values = [None if value is None else value.get(name) for value in values]
         except AttributeError:
             index = next(i for i, v in enumerate(values) if v is not None and not isinstance(v, Mapping))
-            raise DataError(
-                f"{where} {rows[index]}: field {'.'.join(path[:depth])!r} is {_kind(values[index])}, "
-                f"so it has no {name!r}"
-            ) from None
+            above = ".".join(path[:depth])
+            raise MisfitError(index, f"field {above!r} is {_kind(values[index])}, so it has no {name!r}") from None
     try:
         return pa.array(values)
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
         index = _first_misfit(values)
-        raise DataError(
-            f"{where} {rows[index]}: field {'.'.join(path)!r} is {_kind(values[index])}, "
-            f"which does not fit the values before it ({error})"
-        ) from error
+        reason = f"field {'.'.join(path)!r} is {_kind(values[index])}, which does not fit the values before it"
+        raise MisfitError(index, f"{reason} ({error})") from error
 
 
 def _first_misfit(values: Sequence[Any]) -> int:

@@ -20,8 +20,9 @@ import pyarrow as pa
 
 from mixlake.catalog.data_files import open_file
 from mixlake.catalog.errors import ConfigError, DataError
+from mixlake.catalog.problems import Problems
 from mixlake.catalog.read_cache import ReadCache
-from mixlake.catalog.records import Block, DataFile, FieldPath, Span
+from mixlake.catalog.records import Block, DataFile, FieldPath, FilePart, Problem, Span
 from mixlake.catalog.schema import TIMESTAMP
 
 _FILES_PER_BLOCK = 1024
@@ -38,18 +39,28 @@ class FilesFormat:
     suffixes: tuple[str, ...] = ()
     options = frozenset(["encoding", "encoding_errors"])
 
+    def parts(self, file_id: int, file: DataFile, options: Mapping[str, Any], problems: Problems) -> Sequence[FilePart]:
+        """Return the file as one part."""
+        del options, problems
+        return [FilePart(file_id=file_id, file=file)]
+
     def scan(
-        self, files: Sequence[DataFile], fields: Sequence[FieldPath], options: Mapping[str, Any]
+        self,
+        parts: Sequence[FilePart],
+        fields: Mapping[FieldPath, pa.DataType],
+        options: Mapping[str, Any],
+        problems: Problems,
     ) -> Iterator[Block]:
         """Yield the files in blocks of some megabytes."""
         start, num_bytes = 0, 0
-        for index, file in enumerate(files):
-            if index > start and (num_bytes + file.num_bytes > _BYTES_PER_BLOCK or index - start == _FILES_PER_BLOCK):
-                yield _block(files[start:index], start, num_bytes, fields, options)
+        for index, part in enumerate(parts):
+            is_full = num_bytes + part.file.num_bytes > _BYTES_PER_BLOCK or index - start == _FILES_PER_BLOCK
+            if index > start and is_full:
+                yield from _block(parts[start:index], fields, options, problems)
                 start, num_bytes = index, 0
-            num_bytes += file.num_bytes
-        if start < len(files):
-            yield _block(files[start:], start, num_bytes, fields, options)
+            num_bytes += part.file.num_bytes
+        if start < len(parts):
+            yield from _block(parts[start:], fields, options, problems)
 
     def read(
         self,
@@ -90,35 +101,60 @@ def _text(file: DataFile, options: Mapping[str, Any]) -> str:
         raise ConfigError(f"options of format 'files': {error}") from error
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"{file.uri}, line {line}: not {encoding} text ({error.reason} at byte {error.start}); "
+        reason = (
+            f"not {encoding} text ({error.reason} at byte {error.start}); "
             "exclude the file, or register with options.encoding_errors=surrogateescape"
-        ) from None
+        )
+        raise DataError(Problem(file=file, place=f"line {line}", reason=reason)) from None
 
 
 def _block(
-    files: Sequence[DataFile],
-    first_id: int,
-    num_bytes: int,
-    fields: Sequence[FieldPath],
+    parts: Sequence[FilePart],
+    fields: Mapping[FieldPath, pa.DataType],
     options: Mapping[str, Any],
-) -> Block:
+    problems: Problems,
+) -> Iterator[Block]:
+    """Yield a block of the files whose text is sound, if it is needed at all."""
+    num_records = len(parts)
+    texts: list[str] = []
+    if ("text",) in fields:
+        parts, texts = _with_text(parts, options, problems)
+    if not parts:
+        return
+    files = [part.file for part in parts]
     described = [_describe(file) for file in files]
     columns: dict[FieldPath, pa.Array] = {}
     for path in fields:
         if path == ("text",):
-            columns[path] = pa.array([_SURROGATE.sub("\ufffd", _text(file, options)) for file in files], pa.string())
+            columns[path] = pa.array(texts, pa.string())
         elif path == ("modified",):
             columns[path] = pa.array([record["modified"] for record in described], TIMESTAMP)
         elif path in (("path",), ("name",), ("extension",)):
             columns[path] = pa.array([record[path[0]] for record in described], pa.string())
         elif path == ("num_bytes",):
             columns[path] = pa.array([record["num_bytes"] for record in described], pa.int64())
-    return Block(
-        file_ids=np.arange(first_id, first_id + len(files), dtype=np.int64),
+    yield Block(
+        file_ids=np.array([part.file_id for part in parts], np.int64),
         rows=np.zeros(len(files), np.int64),
         byte_starts=np.zeros(len(files), np.int64),
         byte_stops=np.array([file.num_bytes for file in files], np.int64),
         columns=columns,
-        num_bytes=num_bytes,
+        num_bytes=sum(file.num_bytes for file in files),
+        num_records=num_records,
+        place=lambda _: "",
     )
+
+
+def _with_text(
+    parts: Sequence[FilePart], options: Mapping[str, Any], problems: Problems
+) -> tuple[list[FilePart], list[str]]:
+    kept, texts = [], []
+    for part in parts:
+        try:
+            text = _text(part.file, options)
+        except DataError as error:
+            problems.note(error, part.file)
+        else:
+            kept.append(part)
+            texts.append(_SURROGATE.sub("\ufffd", text))
+    return kept, texts

@@ -1,28 +1,27 @@
-"""The ``jsonl`` format: one JSON object per line; blank lines are not samples.
+"""The ``jsonl`` format: one JSON object per line, plain or compressed; blank lines are not samples.
 
 A sample's byte range is its line without the newline, so a run of rows is one ranged read.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import orjson
 import pyarrow as pa
 
-from mixlake.catalog.data_files import open_file
+from mixlake.catalog.compression import with_compressions
 from mixlake.catalog.errors import DataError
-from mixlake.catalog.fields import column_of, has_field
+from mixlake.catalog.fields import MisfitError, column_of, has_field
+from mixlake.catalog.json_columns import fast_columns
+from mixlake.catalog.problems import Problems
 from mixlake.catalog.read_cache import ReadCache
-from mixlake.catalog.records import Block, DataFile, FieldPath, IntArray, Span
+from mixlake.catalog.records import Block, DataFile, FieldPath, FilePart, IntArray, Problem, Span
+from mixlake.catalog.text_regions import BYTES_PER_PART, Region, read_ranges, regions, split_bytes
 
-_BYTES_PER_BLOCK = 4 << 20
-_MAX_GAP = 64 << 10
-"""Ranges nearer than this are read as one: a seek costs more than the bytes between."""
-_NEWLINE = 10
 _SPACE = 32
 
 
@@ -30,31 +29,32 @@ class JsonLinesFormat:
     """Reads lines of JSON objects in regions of some megabytes."""
 
     name = "jsonl"
-    suffixes: tuple[str, ...] = (".jsonl", ".ndjson", ".json")
+    suffixes: tuple[str, ...] = with_compressions(".jsonl", ".ndjson", ".json")
     options: frozenset[str] = frozenset()
 
+    def parts(self, file_id: int, file: DataFile, options: Mapping[str, Any], problems: Problems) -> Sequence[FilePart]:
+        """Return ranges of bytes of plain files; a line belongs to the part that its first byte lies in."""
+        del options, problems
+        return split_bytes(file_id, file, BYTES_PER_PART)
+
     def scan(
-        self, files: Sequence[DataFile], fields: Sequence[FieldPath], options: Mapping[str, Any]
+        self,
+        parts: Sequence[FilePart],
+        fields: Mapping[FieldPath, pa.DataType],
+        options: Mapping[str, Any],
+        problems: Problems,
     ) -> Iterator[Block]:
-        """Yield the lines of every file, region by region."""
+        """Yield the lines of every part, region by region."""
         del options
-        for file_id, file in enumerate(files):
-            row, line = 0, 0
-            for offset, region in _regions(file):
-                starts, stops, lines = _lines(region, line)
-                records = _parse(region, starts, stops, lines, file)
-                columns = {path: column_of(records, path, f"{file.uri}, line", lines) for path in fields}
-                present = {path: column for path, column in columns.items() if _is_present(column, records, path)}
-                yield Block(
-                    file_ids=np.full(len(records), file_id, np.int64),
-                    rows=np.arange(row, row + len(records), dtype=np.int64),
-                    byte_starts=starts + offset,
-                    byte_stops=stops + offset,
-                    columns=present,
-                    num_bytes=len(region),
-                )
-                row += len(records)
-                line += region.count(b"\n")
+        for part in parts:
+            row = 0
+            try:
+                for region in regions(part):
+                    block = _block(region, part, row, fields, problems)
+                    row += block.num_records
+                    yield block
+            except DataError as error:
+                problems.note(error, part.file)
 
     def read(
         self,
@@ -65,91 +65,120 @@ class JsonLinesFormat:
         cache: ReadCache,
     ) -> list[dict[str, Any]]:
         """Return the records of the spans, in their order, with as few reads as their ranges allow."""
-        del fields, options, cache
-        order = sorted(range(len(spans)), key=lambda index: spans[index].byte_start)
-        records: list[list[dict[str, Any]]] = [[] for _ in spans]
-        with open_file(file) as stream:
-            for group in _coalesced(spans, order):
-                start = spans[group[0]].byte_start
-                stop = max(spans[index].byte_stop for index in group)
-                content = os.pread(stream.fileno(), stop - start, start)
-                for index in group:
-                    span = spans[index]
-                    piece = content[span.byte_start - start : span.byte_stop - start]
-                    records[index] = _parse_span(piece, span, file)
-        return [record for span_records in records for record in span_records]
+        del fields, options
+        pieces = read_ranges(file, [(span.byte_start, span.byte_stop) for span in spans], cache)
+        return [record for piece, span in zip(pieces, spans, strict=True) for record in _parse_span(piece, span, file)]
 
 
-def _regions(file: DataFile) -> Iterator[tuple[int, bytes]]:
-    """Yield (offset, bytes) of pieces of whole lines, each about a block long."""
-    offset = 0
-    rest: list[bytes] = []
-    with open_file(file) as stream:
-        while content := stream.read(_BYTES_PER_BLOCK):
-            cut = content.rfind(b"\n") + 1
-            if cut:
-                region = b"".join([*rest, content[:cut]])
-                yield offset, region
-                offset += len(region)
-                rest = []
-            rest.append(content[cut:])
-    if region := b"".join(rest):
-        yield offset, region
+def _block(
+    region: Region, part: FilePart, row: int, fields: Mapping[FieldPath, pa.DataType], problems: Problems
+) -> Block:
+    starts, stops = _lines(region)
+    rows = np.arange(row, row + len(starts), dtype=np.int64)
+    columns = fast_columns(region, starts, stops, fields)
+    num_records = len(starts)
+    if columns is None:
+        columns, kept = _slow_columns(region, starts, stops, fields, part.file, problems)
+        starts, stops, rows = starts[kept], stops[kept], rows[kept]
+    return Block(
+        file_ids=np.full(len(rows), part.file_id, np.int64),
+        rows=rows,
+        byte_starts=starts + region.offset,
+        byte_stops=stops + region.offset,
+        columns=columns,
+        num_bytes=len(region),
+        num_records=num_records,
+        place=partial(_place, region, starts),
+        continues=part.file.compression is not None and region.offset > 0,
+    )
 
 
-def _lines(region: bytes, first_line: int) -> tuple[IntArray, IntArray, list[int]]:
-    """Return start and stop of every line that is not blank, and its number in the file, counted from 1."""
-    content = np.frombuffer(region, np.uint8)
-    newlines = np.flatnonzero(content == _NEWLINE).astype(np.int64)
-    stops = newlines if region.endswith(b"\n") else np.append(newlines, len(region))
-    starts = np.concatenate([np.zeros(1, np.int64), newlines + 1])[: len(stops)]
-    numbers = np.arange(first_line + 1, first_line + 1 + len(stops))
-    maybe_blank = np.flatnonzero(content[starts] <= _SPACE)
-    blank = [i for i in maybe_blank if not region[starts[i] : stops[i]].strip()]
-    if blank:
-        starts, stops, numbers = np.delete(starts, blank), np.delete(stops, blank), np.delete(numbers, blank)
-    return starts, stops, numbers.tolist()
+def _place(region: Region, starts: IntArray, index: int) -> str:
+    return f"line {region.line(int(starts[index]))}"
 
 
-def _parse(
-    region: bytes, starts: IntArray, stops: IntArray, lines: Sequence[int], file: DataFile
-) -> list[dict[str, Any]]:
-    view = memoryview(region)
-    records = []
-    for start, stop, line in zip(starts.tolist(), stops.tolist(), lines, strict=True):
+def _lines(region: Region) -> tuple[IntArray, IntArray]:
+    """Return start and stop of every line of the region that is not blank."""
+    content = np.frombuffer(region.content, np.uint8)
+    ends_in_line = not len(region.newlines) or region.newlines[-1] != len(content) - 1
+    stops = np.append(region.newlines, len(content)) if ends_in_line else region.newlines
+    starts = np.concatenate([np.zeros(1, np.int64), region.newlines + 1])[: len(stops)]
+    has_text = starts < stops
+    starts, stops = starts[has_text], stops[has_text]
+    blank = [
+        i for i in np.flatnonzero(content[starts] <= _SPACE) if not bytes(region.content[starts[i] : stops[i]]).strip()
+    ]
+    return np.delete(starts, blank), np.delete(stops, blank)
+
+
+def _slow_columns(
+    region: Region,
+    starts: IntArray,
+    stops: IntArray,
+    fields: Mapping[FieldPath, pa.DataType],
+    file: DataFile,
+    problems: Problems,
+) -> tuple[dict[FieldPath, pa.Array], IntArray]:
+    """Parse line by line; return the fields that the records have, and which of the lines are sound."""
+    report = partial(_report, region, starts, stops, file, problems)
+    records: list[dict[str, Any]] = []
+    kept: list[int] = []
+    for index, (start, stop) in enumerate(zip(starts.tolist(), stops.tolist(), strict=True)):
         try:
-            record = orjson.loads(view[start:stop])
+            record = orjson.loads(region.content[start:stop])
         except orjson.JSONDecodeError as error:
-            raise DataError(f"{file.uri}, line {line}: not JSON ({error})") from None
-        if not isinstance(record, dict):
-            raise DataError(f"{file.uri}, line {line}: a record must be a JSON object, got {type(record).__name__}")
-        records.append(record)
-    return records
+            report(index, f"not JSON ({error})")
+            continue
+        if isinstance(record, dict):
+            records.append(record)
+            kept.append(index)
+        else:
+            report(index, f"a record must be a JSON object, got {_kind(record)}")
+    columns: dict[FieldPath, pa.Array] = {}
+    while len(columns) < len(fields):
+        columns = {}
+        for path in fields:
+            try:
+                columns[path] = column_of(records, path)
+            except MisfitError as misfit:
+                report(kept[misfit.index], misfit.reason)
+                del records[misfit.index], kept[misfit.index]
+                break
+    present = {path: column for path, column in columns.items() if _is_present(column, records, path)}
+    return present, np.array(kept, np.int64)
+
+
+def _report(
+    region: Region,
+    starts: IntArray,
+    stops: IntArray,
+    file: DataFile,
+    problems: Problems,
+    index: int,
+    reason: str,
+) -> None:
+    problems.report(
+        Problem(
+            file=file,
+            place=f"line {region.line(int(starts[index]))}",
+            reason=reason,
+            byte_start=int(starts[index]) + region.offset,
+            byte_stop=int(stops[index]) + region.offset,
+        )
+    )
+
+
+def _kind(record: Any) -> str:
+    return "null" if record is None else type(record).__name__
 
 
 def _is_present(column: pa.Array, records: Sequence[Mapping[str, Any]], path: FieldPath) -> bool:
     return column.null_count < len(column) or any(has_field(record, path) for record in records)
 
 
-def _coalesced(spans: Sequence[Span], order: Sequence[int]) -> Iterator[list[int]]:
-    group: list[int] = []
-    start = stop = 0
-    for index in order:
-        span = spans[index]
-        if group and (span.byte_start - stop > _MAX_GAP or span.byte_stop - start > _BYTES_PER_BLOCK):
-            yield group
-            group = []
-        if not group:
-            start = span.byte_start
-        group.append(index)
-        stop = max(stop, span.byte_stop)
-    if group:
-        yield group
-
-
-def _parse_span(piece: bytes, span: Span, file: DataFile) -> list[dict[str, Any]]:
+def _parse_span(piece: memoryview, span: Span, file: DataFile) -> list[dict[str, Any]]:
     try:
-        records = [orjson.loads(line) for line in piece.split(b"\n") if line.strip()]
+        records = [orjson.loads(line) for line in bytes(piece).split(b"\n") if line.strip()]
     except orjson.JSONDecodeError as error:
         raise DataError(f"{file.uri}, row {span.row_start}: not JSON any more ({error})") from None
     if len(records) != span.row_stop - span.row_start:

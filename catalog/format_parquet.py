@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,8 +12,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mixlake.catalog.errors import DataError
+from mixlake.catalog.problems import Problems
 from mixlake.catalog.read_cache import ReadCache
-from mixlake.catalog.records import Block, DataFile, FieldPath, IntArray, Span
+from mixlake.catalog.records import Block, DataFile, FieldPath, FilePart, IntArray, Span
 
 
 class ParquetFormat:
@@ -24,25 +24,33 @@ class ParquetFormat:
     suffixes: tuple[str, ...] = (".parquet", ".pq")
     options: frozenset[str] = frozenset()
 
+    def parts(self, file_id: int, file: DataFile, options: Mapping[str, Any], problems: Problems) -> Sequence[FilePart]:
+        """Return every row group as a part."""
+        del options
+        try:
+            metadata, _ = _layout(file)
+        except DataError as error:
+            problems.note(error, file)
+            return []
+        return [
+            FilePart(file_id=file_id, file=file, start=group, stop=group + 1)
+            for group in range(metadata.num_row_groups)
+        ]
+
     def scan(
-        self, files: Sequence[DataFile], fields: Sequence[FieldPath], options: Mapping[str, Any]
+        self,
+        parts: Sequence[FilePart],
+        fields: Mapping[FieldPath, pa.DataType],
+        options: Mapping[str, Any],
+        problems: Problems,
     ) -> Iterator[Block]:
         """Yield every row group with the columns that the fields need."""
         del options
-        for file_id, file in enumerate(files):
-            metadata, bounds = _layout(file)
-            present = [path for path in fields if _has_field(metadata.schema.to_arrow_schema(), path)]
-            names = [".".join(path) for path in present]
-            for group, (start, stop) in enumerate(pairwise(bounds.tolist())):
-                table = _decode(file, metadata, group, names)
-                yield Block(
-                    file_ids=np.full(stop - start, file_id, np.int64),
-                    rows=np.arange(start, stop, dtype=np.int64),
-                    byte_starts=None,
-                    byte_stops=None,
-                    columns={path: _column(table, path) for path in present},
-                    num_bytes=metadata.row_group(group).total_byte_size,
-                )
+        for part in parts:
+            try:
+                yield from _blocks(part, fields, problems)
+            except DataError as error:
+                problems.note(error, part.file)
 
     def read(
         self,
@@ -69,6 +77,34 @@ class ParquetFormat:
                 records += table.slice(row - int(bounds[group]), stop - row).to_pylist()
                 row = stop
         return records
+
+
+def _blocks(part: FilePart, fields: Mapping[FieldPath, pa.DataType], problems: Problems) -> Iterator[Block]:
+    metadata, bounds = _layout(part.file)
+    present = [path for path in fields if _has_field(metadata.schema.to_arrow_schema(), path)]
+    names = [".".join(path) for path in present]
+    stop = metadata.num_row_groups if part.stop < 0 else part.stop
+    for group in range(part.start, stop):
+        try:
+            table = _decode(part.file, metadata, group, names)
+        except DataError as error:
+            problems.note(error, part.file)
+            continue
+        first_row, num_rows = int(bounds[group]), len(table)
+        yield Block(
+            file_ids=np.full(num_rows, part.file_id, np.int64),
+            rows=np.arange(num_rows, dtype=np.int64) + first_row - int(bounds[part.start]),
+            byte_starts=None,
+            byte_stops=None,
+            columns={path: _column(table, path) for path in present},
+            num_bytes=metadata.row_group(group).total_byte_size,
+            num_records=num_rows,
+            place=partial(_place, first_row),
+        )
+
+
+def _place(first_row: int, index: int) -> str:
+    return f"row {first_row + index}"
 
 
 def _layout(file: DataFile) -> tuple[pq.FileMetaData, IntArray]:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from fnmatch import translate
 
+from mixlake.catalog.compression import compression_of
 from mixlake.catalog.errors import ConfigError
 from mixlake.catalog.formats import Format, get_format, infer_format, known_suffixes
 from mixlake.catalog.records import DataFile
@@ -79,7 +80,13 @@ def _expand(uri: str, is_excluded: Callable[[str], bool], lake: str | None) -> I
         if is_excluded(relative) or (lake is not None and absolute.startswith(lake.rstrip(os.sep) + os.sep)):
             continue
         status = os.stat(absolute)
-        yield DataFile(uri=absolute, path=relative, num_bytes=status.st_size, modified_us=status.st_mtime_ns // 1000)
+        yield DataFile(
+            uri=absolute,
+            path=relative,
+            num_bytes=status.st_size,
+            modified_us=status.st_mtime_ns // 1000,
+            compression=compression_of(relative),
+        )
 
 
 def _walk(root: str, below: str, is_excluded: Callable[[str], bool], lake: str | None) -> Iterator[str]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from datafusion import SessionConfig, SessionContext
 
 from mixlake.catalog.errors import ConfigError, DataError, listed, nearest
 from mixlake.catalog.fields import field_names, is_path, mentioned_fields, nest, parse_path
-from mixlake.catalog.records import BatchFunction, Block, DataFile, FieldPath, RecordFunction
+from mixlake.catalog.records import BatchFunction, Block, DataFile, FieldPath, PropertyFunction
 from mixlake.catalog.schema import RESERVED_COLUMNS, TIMESTAMP
 from mixlake.catalog.sql import first_line, refuse_impure
 
@@ -32,11 +34,11 @@ class Declared:
 
     name: str
     expression: str
-    function: RecordFunction | None
+    function: BatchFunction | None
     fields: tuple[FieldPath, ...]
 
 
-def declare(properties: Mapping[str, str | RecordFunction]) -> list[Declared]:
+def declare(properties: Mapping[str, str | BatchFunction]) -> list[Declared]:
     """Check names and expressions, and find the fields they need.
 
     Raises:
@@ -50,71 +52,96 @@ def declare(properties: Mapping[str, str | RecordFunction]) -> list[Declared]:
             raise ConfigError(
                 f"property name {name!r} is taken; samples already has: {listed(sorted(RESERVED_COLUMNS))}"
             )
-        if isinstance(source, str) and source.strip():
+        if isinstance(source, BatchFunction):
+            paths = tuple(parse_path(field) for field in source.fields)
+            declared.append(
+                Declared(name=name, expression=_qualified_name(source.function), function=source, fields=paths)
+            )
+        elif isinstance(source, str) and source.strip():
             refuse_impure(source, f"property {name!r}")
             declared.append(
                 Declared(name=name, expression=source, function=None, fields=tuple(mentioned_fields(source)))
             )
-        elif not isinstance(source, str) and callable(source) and hasattr(source, "fields"):
-            paths = tuple(parse_path(field) for field in source.fields)
-            declared.append(Declared(name=name, expression=_qualified_name(source), function=source, fields=paths))
         else:
             raise ConfigError(f"property {name!r}: expected an SQL expression or a BatchFunction, got {source!r}")
     return declared
 
 
-class PropertyColumns:
-    """Computes the declared properties block by block, and keeps track of their types and of the fields met."""
+class FieldWidenedError(Exception):
+    """A field that expressions use has values of a wider type than was assumed so far."""
 
-    def __init__(self, dataset: str, declared: Sequence[Declared]) -> None:
+    def __init__(self, path: FieldPath, kind: pa.DataType) -> None:
+        super().__init__(f"{'.'.join(path)} is {kind}")
+        self.path = path
+        self.kind = kind
+
+
+class PropertyColumns:
+    """Computes the declared properties of blocks; may be used from several threads.
+
+    Every block is computed as if all records of the dataset had been seen: a field has the type that holds all its
+    values, in each block, so that an expression means the same everywhere (``score / 2`` of the score 3 is 1.5 where
+    another record's score is 0.5). ``field_types`` says which type that is as far as is known. A block that knows
+    better refuses to be computed, and everything is computed anew.
+    """
+
+    def __init__(
+        self, dataset: str, declared: Sequence[Declared], field_types: Mapping[FieldPath, pa.DataType] | None = None
+    ) -> None:
         self.dataset = dataset
         self.declared = list(declared)
         self._mentioned = list(dict.fromkeys(path for prop in self.declared for path in prop.fields))
-        self.fields = [path for path in self._mentioned if path not in SYSTEM_FIELDS]
-        self.types: dict[str, pa.DataType] = {prop.name: pa.null() for prop in self.declared}
-        self._met: dict[FieldPath, pa.DataType] = {}
-        self._first_place: dict[str, str] = {}
-        # Keys of records are case-sensitive, so identifiers must stay as they are written.
-        config = SessionConfig({"datafusion.sql_parser.enable_ident_normalization": "false"})
-        self._context = SessionContext(config.with_target_partitions(1))
+        known = dict(field_types or {})
+        self.fields = {path: known.get(path, pa.null()) for path in self._mentioned if path not in SYSTEM_FIELDS}
+        """The fields to take out of the records, each with its type as far as it is known."""
+        self._in_expressions = {
+            path for prop in self.declared if prop.function or not is_path(prop.expression) for path in prop.fields
+        }
+        self._local = threading.local()
+
+    @property
+    def mentions_row(self) -> bool:
+        """Whether a property depends on the sample's row."""
+        return _ROW in self._mentioned
 
     def compute(self, block: Block, files: Sequence[DataFile]) -> dict[str, pa.Array]:
         """Return one column per property, in a type that a Delta table can store.
 
         Raises:
-            DataError: a value does not fit the expression or the type met in earlier blocks.
+            DataError: a value does not fit the expression, or the type that the field has elsewhere.
             ConfigError: an expression is not valid SQL.
+            FieldWidenedError: a field has a wider type than ``field_types`` says.
         """
-        place = files[int(block.file_ids[0])].uri
         columns = self._columns(block, files)
         computed = {}
         for prop in self.declared:
             inputs = {path: columns[path] for path in prop.fields}
             if prop.function is not None:
-                values = self._call(prop, nest(inputs, len(block.rows)), place)
+                values = self._call(prop, nest(inputs, len(block.rows)), block, files)
             elif is_path(prop.expression):
                 values = inputs[prop.fields[0]]
             else:
-                values = self._evaluate(prop, {_ROW: columns[_ROW], **inputs}, place)
-            what = f"{place}: property {prop.name!r} of {self.dataset!r}"
-            column = storable(values, what)
-            self._widen(prop.name, column.type, place)
-            computed[prop.name] = fitted(column, self.types[prop.name], what)
+                values = self._evaluate(prop, {_ROW: columns[_ROW], **inputs})
+            computed[prop.name] = storable(values, f"property {prop.name!r} of {self.dataset!r}")
         return computed
 
-    def check_fields(self, example: Mapping[str, Any]) -> None:
+    def check_fields(self, met: Mapping[FieldPath, pa.DataType], example: Mapping[str, Any]) -> None:
         """Refuse expressions that name a field which no record had.
+
+        Args:
+            met: the fields that records had.
+            example: a record.
 
         Raises:
             ConfigError: naming the property, the field and the nearest field of ``example``.
         """
-        lacking = {path for path in self._mentioned if path not in self._met}
+        lacking = {path for path in self._mentioned if path not in met}
         available = field_names(example) + sorted(path[0] for path in SYSTEM_FIELDS - lacking)
         for prop in self.declared:
             for path in prop.fields:
                 if path not in lacking:
                     continue
-                if prop.function is not None or is_path(prop.expression) or not self._plans(prop):
+                if prop.function is not None or is_path(prop.expression) or not self._plans(prop, met):
                     name = ".".join(path)
                     raise ConfigError(
                         f"property {prop.name!r} of {self.dataset!r}: no record has a field {name!r}; "
@@ -123,47 +150,58 @@ class PropertyColumns:
 
     def _columns(self, block: Block, files: Sequence[DataFile]) -> dict[FieldPath, pa.Array]:
         """Return every field that a property mentions, with nulls for those that the block does not have."""
-        columns = {**block.columns, **self._system_columns(block, files)}
-        for path, column in columns.items():
-            if path not in self._met or not pa.types.is_null(column.type):
-                self._met[path] = column.type
+        columns = _system_columns(block, files, self._mentioned)
+        for path, known in self.fields.items():
+            column = block.columns.get(path)
+            if column is None or pa.types.is_null(column.type):
+                columns[path] = pa.nulls(len(block.rows), known)
+            else:
+                columns[path] = self._typed(path, column, known)
         for path in self._mentioned:
-            if path not in columns or pa.types.is_null(columns[path].type):
-                columns[path] = pa.nulls(len(block.rows), self._met.get(path, pa.null()))
+            columns.setdefault(path, pa.nulls(len(block.rows)))
         return columns
 
-    def _system_columns(self, block: Block, files: Sequence[DataFile]) -> dict[FieldPath, pa.Array]:
-        columns: dict[FieldPath, pa.Array] = {_ROW: pa.array(block.rows)}
-        if _PATH in self._mentioned:
-            columns[_PATH] = pa.array([files[i].path for i in block.file_ids.tolist()], pa.string())
-        if _NUM_BYTES in self._mentioned and block.byte_starts is not None and block.byte_stops is not None:
-            columns[_NUM_BYTES] = pa.array(block.byte_stops - block.byte_starts)
-        return columns
+    def _typed(self, path: FieldPath, column: pa.Array, known: pa.DataType) -> pa.Array:
+        """Return a field in the type that it has throughout the dataset."""
+        target = storable_type(column.type)
+        if target is None:  # objects, bytes: whatever a function or expression makes of them
+            return column
+        what = f"field {'.'.join(path)!r}"
+        column = fitted(column, target, what)
+        if path not in self._in_expressions:
+            return column
+        wider = common_type(known, target)
+        if wider is None:  # the expression may well make one type of them, as CAST(x AS STRING) does
+            return column
+        if wider != known:
+            raise FieldWidenedError(path, wider)
+        return fitted(column, known, what)
 
-    def _plans(self, prop: Declared) -> bool:
+    def _plans(self, prop: Declared, met: Mapping[FieldPath, pa.DataType]) -> bool:
         """Say whether the expression makes sense without the fields that no record had."""
-        met = {path: pa.nulls(0, self._met[path]) for path in (_ROW, *prop.fields) if path in self._met}
+        columns = {path: pa.nulls(0, met[path]) for path in prop.fields if path in met}
         try:
-            self._evaluate(prop, met, "")
+            self._evaluate(prop, {_ROW: pa.array([], pa.int64()), **columns})
         except (ConfigError, DataError):
             return False
         return True
 
-    def _evaluate(self, prop: Declared, columns: Mapping[FieldPath, pa.Array], place: str) -> pa.Array:
+    def _evaluate(self, prop: Declared, columns: Mapping[FieldPath, pa.Array]) -> pa.Array:
         unknown = [path for path, column in columns.items() if pa.types.is_null(column.type)]
         num_rows = len(columns[_ROW])
         refusal: ConfigError | DataError | None = None
         for kind in _STAND_INS if unknown else _STAND_INS[:1]:
             stand_ins = dict.fromkeys(unknown, pa.nulls(num_rows, kind))
             try:
-                return self._select(prop, nest({**columns, **stand_ins}, num_rows), place)
+                return self._select(prop, nest({**columns, **stand_ins}, num_rows))
             except (ConfigError, DataError) as error:
                 refusal = refusal or error
         assert refusal is not None
         raise refusal
 
-    def _select(self, prop: Declared, batch: pa.RecordBatch, place: str) -> pa.Array:
-        frame = self._context.from_arrow(batch, "record")
+    def _select(self, prop: Declared, batch: pa.RecordBatch) -> pa.Array:
+        context = self._context()
+        frame = context.from_arrow(batch, "record")
         try:
             expression = frame.parse_sql_expr(prop.expression)
         except Exception as error:  # datafusion raises bare Exception for SQL that does not parse
@@ -172,12 +210,12 @@ class PropertyColumns:
                 f"record: {first_line(error)}"
             ) from error
         finally:
-            self._context.deregister_table("record")
+            context.deregister_table("record")
         try:
             table = frame.select(expression.alias(prop.name)).to_arrow_table()
         except Exception as error:  # the same for values that an expression cannot take
             raise DataError(
-                f"{place}: property {prop.name!r} of {self.dataset!r} cannot be computed: {first_line(error)}"
+                f"property {prop.name!r} of {self.dataset!r} cannot be computed: {first_line(error)}"
             ) from error
         if table.num_rows != batch.num_rows:
             raise ConfigError(
@@ -186,32 +224,96 @@ class PropertyColumns:
             )
         return table.column(0).combine_chunks()
 
-    def _call(self, prop: Declared, batch: pa.RecordBatch, place: str) -> pa.Array:
+    def _call(self, prop: Declared, batch: pa.RecordBatch, block: Block, files: Sequence[DataFile]) -> pa.Array:
         assert prop.function is not None
         try:
-            values = prop.function(batch)
+            values = prop.function.function(batch)
         except Exception as error:
+            place = _first_place(block, files)
             error.add_note(f"while {prop.expression} computed property {prop.name!r} of {self.dataset!r} at {place}")
             raise
         if not isinstance(values, pa.Array) or len(values) != batch.num_rows:
             got = f"{len(values)} values" if isinstance(values, pa.Array) else type(values).__name__
             raise ConfigError(
                 f"property {prop.name!r} of {self.dataset!r}: {prop.expression} must return an Arrow array of "
-                f"{batch.num_rows} values, got {got} at {place}"
+                f"{batch.num_rows} values, got {got} at {_first_place(block, files)}"
             )
         return values
 
-    def _widen(self, name: str, met: pa.DataType, place: str) -> None:
-        known = self.types[name]
-        wider = common_type(known, met)
-        if wider is None:
-            raise DataError(
-                f"{place}: property {name!r} of {self.dataset!r} is {met} here but {known} in "
-                f"{self._first_place[name]}; make it one type, for example with CAST(… AS STRING)"
-            )
-        if not pa.types.is_null(met):
-            self._first_place.setdefault(name, place)
-        self.types[name] = wider
+    def _context(self) -> SessionContext:
+        """Return this thread's own engine."""
+        if not hasattr(self._local, "context"):
+            # Keys of records are case-sensitive, so identifiers must stay as they are written.
+            config = SessionConfig({"datafusion.sql_parser.enable_ident_normalization": "false"})
+            self._local.context = SessionContext(config.with_target_partitions(1))
+        context: SessionContext = self._local.context
+        return context
+
+
+class PropertyTypes:
+    """Keeps track of the types that the properties of a dataset turn out to have."""
+
+    def __init__(self, dataset: str, names: Sequence[str]) -> None:
+        self._dataset = dataset
+        self._first_place: dict[str, str] = {}
+        self.types: dict[str, pa.DataType] = dict.fromkeys(names, pa.null())
+
+    def widen(self, rows: pa.Table, place: Callable[[int], str], report: Callable[[int, str], None]) -> pa.Table:
+        """Return index rows with their properties in the types that hold these and all earlier values.
+
+        Args:
+            rows: with a column per property.
+            place: names the file of a row, for messages.
+            report: told of each row whose value goes with no such type; if it returns, the row is left out.
+        """
+        kept = np.arange(len(rows))
+        for name, known in self.types.items():
+            column = rows[name]
+            wider = common_type(known, column.type)
+            if wider is None:
+                misfits = np.flatnonzero(column.is_valid().to_numpy())
+                for index in misfits.tolist():
+                    report(
+                        int(kept[index]),
+                        f"property {name!r} of {self._dataset!r} is {column.type} here but {known} in "
+                        f"{self._first_place[name]}; make it one type, for example with CAST(… AS STRING)",
+                    )
+                left = np.delete(np.arange(len(rows)), misfits)
+                rows, kept = rows.take(left), kept[left]
+                column, wider = pa.chunked_array([pa.nulls(len(rows), known)]), known
+                rows = rows.set_column(rows.schema.get_field_index(name), name, column)
+            if name not in self._first_place and column.null_count < len(column):
+                self._first_place[name] = place(column.is_valid().to_pylist().index(True))
+            self.types[name] = wider
+            if wider != column.type:
+                values = fitted(column, wider, f"{place(0)}: property {name!r} of {self._dataset!r}")
+                rows = rows.set_column(rows.schema.get_field_index(name), name, values)
+        return rows
+
+
+def field_types(block: Block) -> dict[FieldPath, pa.DataType]:
+    """Return the fields that the records of a block have, those that every record has among them, and their types."""
+    types = {path: storable_type(column.type) or column.type for path, column in block.columns.items()}
+    system: dict[FieldPath, pa.DataType] = {_ROW: pa.int64(), _PATH: pa.string()}
+    if block.byte_starts is not None:
+        system[_NUM_BYTES] = pa.int64()
+    return {**types, **system}
+
+
+def _system_columns(
+    block: Block, files: Sequence[DataFile], wanted: Collection[FieldPath]
+) -> dict[FieldPath, pa.Array]:
+    """Return those of the fields that every record has which the block can tell; its rows always."""
+    columns: dict[FieldPath, pa.Array] = {_ROW: pa.array(block.rows)}
+    if _PATH in wanted:
+        columns[_PATH] = pa.array([files[i].path for i in block.file_ids.tolist()], pa.string())
+    if _NUM_BYTES in wanted and block.byte_starts is not None and block.byte_stops is not None:
+        columns[_NUM_BYTES] = pa.array(block.byte_stops - block.byte_starts)
+    return columns
+
+
+def _first_place(block: Block, files: Sequence[DataFile]) -> str:
+    return files[int(block.file_ids[0])].uri
 
 
 def common_type(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
@@ -238,7 +340,7 @@ def storable(values: pa.Array, what: str) -> pa.Array:
     Raises:
         DataError: the values are objects or another type that a property cannot have.
     """
-    target = _storable_type(values.type)
+    target = storable_type(values.type)
     if target is None:
         raise DataError(
             f"{what} is {values.type}; a property is a string, number, boolean, date, timestamp, or a list of these"
@@ -258,12 +360,13 @@ def fitted(values: pa.Array, target: pa.DataType, what: str) -> pa.Array:
         raise DataError(f"{what} does not fit {target}: {error}") from error
 
 
-def _storable_type(kind: pa.DataType) -> pa.DataType | None:
+def storable_type(kind: pa.DataType) -> pa.DataType | None:
+    """Return the one type that samples store for this kind of value, or None where a property cannot hold it."""
     types = pa.types
     if types.is_dictionary(kind):
-        return _storable_type(kind.value_type)
+        return storable_type(kind.value_type)
     if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
-        inner = _storable_type(kind.value_type)
+        inner = storable_type(kind.value_type)
         return None if inner is None or types.is_list(inner) else pa.list_(inner)
     if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
         return pa.string()
@@ -276,7 +379,6 @@ def _storable_type(kind: pa.DataType) -> pa.DataType | None:
     return kind if types.is_null(kind) or types.is_boolean(kind) or types.is_date32(kind) else None
 
 
-def _qualified_name(source: RecordFunction) -> str:
-    function = source.function if isinstance(source, BatchFunction) else source
+def _qualified_name(function: PropertyFunction) -> str:
     named = function if hasattr(function, "__qualname__") else type(function)  # a functools.partial has no name
     return f"{named.__module__}.{named.__qualname__}"

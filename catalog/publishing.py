@@ -40,7 +40,7 @@ def registered_files(lake: Lake, dataset: str, registration: str) -> dict[int, D
         LakeError: gc has collected the catalog versions that show it.
     """
     table = lake.table(schema.FILES)
-    columns = ["file_id", "uri", "path", "num_bytes", "modified"]
+    columns = ["file_id", "uri", "path", "num_bytes", "modified", "compression"]
     found = arrow_dataset(table).to_table(columns=columns, filter=pads.field(schema.REGISTRATION) == registration)
     if not len(found):
         raise collected(schema.FILES, table.version(), dataset, registration)

@@ -8,27 +8,46 @@ from typing import Any
 
 
 class ReadCache:
-    """Keeps what was decoded last; the oldest pieces leave when ``max_bytes`` is exceeded.
+    """Keeps what was decoded last; the oldest pieces leave when a bound is exceeded.
+
+    Pieces in memory and pieces that lie in temporary files have a bound of their own each.
 
     >>> cache = ReadCache(max_bytes=10)
     >>> cache.get("a", lambda: ("decoded", 8)), cache.get("a", lambda: ("again", 8))
     ('decoded', 'decoded')
     """
 
-    def __init__(self, max_bytes: int = 256 << 20) -> None:
+    def __init__(self, max_bytes: int = 256 << 20, max_disk_bytes: int = 16 << 30) -> None:
         self.max_bytes = max_bytes
+        self.max_disk_bytes = max_disk_bytes
+        self._in_memory = _Pieces(max_bytes)
+        self._on_disk = _Pieces(max_disk_bytes)
+
+    def get(self, key: Hashable, decode: Callable[[], tuple[Any, int]], *, on_disk: bool = False) -> Any:
+        """Return the piece under ``key``; ``decode`` makes it, with its size in bytes, when it is not there.
+
+        Args:
+            key: names the piece.
+            decode: returns the piece and its size.
+            on_disk: it lies in a temporary file, mapped into memory.
+        """
+        return (self._on_disk if on_disk else self._in_memory).get(key, decode)
+
+
+class _Pieces:
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
         self._pieces: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
         self._num_bytes = 0
 
     def get(self, key: Hashable, decode: Callable[[], tuple[Any, int]]) -> Any:
-        """Return the piece under ``key``; ``decode`` makes it, with its size in bytes, when it is not there."""
         if key in self._pieces:
             self._pieces.move_to_end(key)
             return self._pieces[key][0]
         piece, num_bytes = decode()
         self._pieces[key] = (piece, num_bytes)
         self._num_bytes += num_bytes
-        while self._num_bytes > self.max_bytes and len(self._pieces) > 1:
+        while self._num_bytes > self._max_bytes and len(self._pieces) > 1:
             _, (_, dropped) = self._pieces.popitem(last=False)
             self._num_bytes -= dropped
         return piece

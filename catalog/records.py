@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -15,17 +15,8 @@ IntArray: TypeAlias = npt.NDArray[np.int64]
 FieldPath: TypeAlias = tuple[str, ...]
 """Names from the top of a record down to one field: ``("meta", "language")``."""
 
-
-class RecordFunction(Protocol):
-    """Computes a property of many samples at once. Frozen dataclasses can be computed anew when files are added."""
-
-    @property
-    def fields(self) -> tuple[str, ...]:
-        """The fields it needs, in the order of the columns that it gets."""
-
-    def __call__(self, records: pa.RecordBatch) -> pa.Array:
-        """Return one value per record."""
-
+PropertyFunction: TypeAlias = Callable[[pa.RecordBatch], pa.Array]
+"""A batch function: the records of some samples in, one value per sample out."""
 
 Progress: TypeAlias = Callable[[int, int, str], None]
 """Called as ``progress(done, total, unit)`` while long work goes on; ``total`` may grow."""
@@ -42,6 +33,20 @@ class DataFile:
     num_bytes: int
     modified_us: int
     """Modification time in microseconds since 1970."""
+    compression: str | None = None
+    """What the whole file is compressed with: ``gzip``, ``zstd``, ``xz`` or ``bz2``; None for plain files."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FilePart:
+    """A part of a file that can be scanned by itself, at the same time as others."""
+
+    file_id: int
+    file: DataFile
+    start: int = 0
+    """Where it starts, in the format's own measure: a byte, a row group; 0 is the start of the file."""
+    stop: int = -1
+    """Where it stops, in the same measure; -1 is the end of the file."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,30 +61,63 @@ class Span:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Block:
-    """The samples that one read decodes, as a format's scan reports them. All arrays have one entry per sample."""
+    """Some samples as a format's scan reports them, in storage order. All arrays have one entry per sample."""
 
     file_ids: IntArray
     rows: IntArray
+    """Number of each sample's record, counted from the first record of the part; records left out count too."""
     byte_starts: IntArray | None
-    """First byte of each sample in its file; None where the format addresses by row alone."""
+    """First byte of each sample in its file (decompressed, where it is compressed); None where the format addresses by
+    row alone."""
     byte_stops: IntArray | None
     columns: dict[FieldPath, pa.Array]
     """Those of the fields asked for that the block's records have."""
     num_bytes: int
     """Bytes that one read of this block decodes."""
+    num_records: int
+    """Records that the block went over, those left out included."""
+    place: Callable[[int], str]
+    """Names where in its file the i-th sample of the block lies, for messages: ``line 17``; empty where the file says
+    it all. Called only when something is wrong, so it may be slow."""
+    continues: bool = False
+    """Whether a read decodes it together with the block before, as it does with all of a compressed file."""
+
+    def take(self, indices: IntArray) -> Block:
+        """Return some of the samples, as a block of the same records."""
+        place = self.place
+        return replace(
+            self,
+            file_ids=self.file_ids[indices],
+            rows=self.rows[indices],
+            byte_starts=None if self.byte_starts is None else self.byte_starts[indices],
+            byte_stops=None if self.byte_stops is None else self.byte_stops[indices],
+            columns={path: column.take(pa.array(indices)) for path, column in self.columns.items()},
+            place=lambda index: place(int(indices[index])),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Problem:
+    """A record, or the rest of a file, that cannot be registered: a row of `skipped`."""
+
+    file: DataFile
+    place: str
+    """Where in the file: ``line 17``, ``row group 3``; empty for the file as a whole."""
+    reason: str
+    byte_start: int | None = None
+    byte_stop: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.file.uri}{', ' if self.place else ''}{self.place}: {self.reason}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BatchFunction:
     """A property computed by a Python function instead of SQL."""
 
-    function: Callable[[pa.RecordBatch], pa.Array]
+    function: PropertyFunction
     fields: tuple[str, ...]
     """The fields it needs; it gets a record batch of these."""
-
-    def __call__(self, records: pa.RecordBatch) -> pa.Array:
-        """Return one value per record."""
-        return self.function(records)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,14 +15,15 @@ from mixlake.catalog import schema
 from mixlake.catalog.errors import ConfigError, DataError, listed, nearest
 from mixlake.catalog.fields import field_names, has_field, parse_path, value_at
 from mixlake.catalog.formats import Format
+from mixlake.catalog.indexing import index_files
 from mixlake.catalog.lake import Lake
+from mixlake.catalog.problems import OnError, Problems
 from mixlake.catalog.properties import Declared, PropertyColumns, common_type
 from mixlake.catalog.publishing import new_registration, publish
 from mixlake.catalog.read_cache import ReadCache
-from mixlake.catalog.records import Block, DataFile, Dataset, IntArray, Part, Progress, Property, Span
+from mixlake.catalog.records import DataFile, Dataset, FilePart, IntArray, Part, Problem, Progress, Property, Span
 from mixlake.catalog.sample_writer import SampleWriter
-
-_BYTES_PER_BLOCK = 4 << 20
+from mixlake.catalog.scanning import Scan
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +38,7 @@ class Registration:
     text: str
     declared: tuple[Declared, ...]
     files: tuple[DataFile, ...]
+    on_error: OnError = OnError.RAISE
 
 
 def register_files(
@@ -57,19 +59,22 @@ def register_files(
         The new catalog version.
     """
     registration = new_registration(request.dataset)
-    columns = PropertyColumns(request.dataset, request.declared)
     with SampleWriter(lake, registration) as writer:
-        num_samples_per_file = _scan(request, columns, writer, progress)
-        if not num_samples_per_file.sum():
-            raise DataError(f"{list(request.uris)}: {len(request.files)} files, but not one sample in them")
-        example = _first_record(request, num_samples_per_file)
+        indexed = index_files(_scan(request), writer, progress)
+        counts = indexed.num_samples_per_file
+        if not counts.sum():
+            left_out = f" ({indexed.problems[0]})" if indexed.problems else ""
+            raise DataError(f"{list(request.uris)}: {len(request.files)} files, but not one sample in them{left_out}")
+        example = _first_record(request, counts)
         _check_text(request, example)
-        columns.check_fields(example)
-        types = _settle_types(lake, request.dataset, columns, live)
+        PropertyColumns(request.dataset, request.declared).check_fields(indexed.field_types, example)
+        types = _settle_types(lake, request.dataset, indexed.property_types, live)
         fixed = [field for field in schema.TABLES[schema.SAMPLES].columns if field.name != schema.REGISTRATION]
         writer.commit(pa.schema([*fixed, *(pa.field(name, kind) for name, kind in types.items())]))
-    lake.append(schema.FILES, _file_rows(registration, request, num_samples_per_file), action="register")
-    part = _part(0, registration, request, int(num_samples_per_file.sum()))
+    lake.append(schema.FILES, _file_rows(registration, request, counts), action="register")
+    if indexed.problems:
+        lake.append(schema.SKIPPED, _skipped_rows(registration, request, indexed.problems), action="register")
+    part = _part(0, registration, request, int(counts.sum()))
     return publish(
         lake,
         {request.dataset: _dataset(request, types, part)},
@@ -80,64 +85,43 @@ def register_files(
             "uris": json.dumps(request.uris),
             "num_files": part.num_files,
             "num_samples": part.num_samples,
+            **({"num_skipped": len(indexed.problems)} if indexed.problems else {}),
         },
     )
 
 
-def _scan(request: Registration, columns: PropertyColumns, writer: SampleWriter, progress: Progress | None) -> IntArray:
-    """Write an index row for every sample; return the number of samples of each file."""
-    counts = np.zeros(len(request.files), np.int64)
-    total = sum(file.num_bytes for file in request.files)
-    done = block_bytes = number = 0
-    for block in request.format.scan(request.files, columns.fields, request.options):
-        if block_bytes and block_bytes + block.num_bytes > _BYTES_PER_BLOCK:
-            number, block_bytes = number + 1, 0
-        block_bytes += block.num_bytes
-        if len(block.rows):
-            writer.write(_index_rows(block, number, columns.compute(block, request.files)))
-            counts += np.bincount(block.file_ids, minlength=len(counts))
-        done += block.num_bytes
-        if progress is not None:
-            progress(min(done, total), total, "bytes")
-    return counts
-
-
-def _index_rows(block: Block, number: int, properties: Mapping[str, pa.Array]) -> pa.Table:
-    num_rows = len(block.rows)
-    unknown = pa.nulls(num_rows, pa.int64())
-    return pa.table(
-        {
-            "file_id": pa.array(block.file_ids, pa.int32()),
-            "block": pa.array(np.full(num_rows, number), pa.int32()),
-            "row": pa.array(block.rows),
-            "byte_start": unknown if block.byte_starts is None else pa.array(block.byte_starts),
-            "byte_stop": unknown if block.byte_stops is None else pa.array(block.byte_stops),
-            **properties,
-        }
+def _scan(request: Registration) -> Scan:
+    return Scan(
+        dataset=request.dataset,
+        format=request.format,
+        options=request.options,
+        declared=request.declared,
+        files=request.files,
+        on_error=request.on_error,
     )
 
 
 def _first_record(request: Registration, counts: IntArray) -> Mapping[str, Any]:
     """Read one record back: proof that the text field is there, and names to suggest when another field is not."""
     file = request.files[int(np.flatnonzero(counts)[0])]
-    cache = ReadCache()
-    block = next(b for b in request.format.scan([file], [], request.options) if len(b.rows))
+    scanned = request.format.scan([FilePart(file_id=0, file=file)], {}, request.options, Problems(request.on_error))
+    block = next(block for block in scanned if len(block.rows))
     span = Span(
-        row_start=0,
-        row_stop=1,
+        row_start=int(block.rows[0]),
+        row_stop=int(block.rows[0]) + 1,
         byte_start=-1 if block.byte_starts is None else int(block.byte_starts[0]),
         byte_stop=-1 if block.byte_stops is None else int(block.byte_stops[0]),
     )
-    return request.format.read(file, [span], None, request.options, cache)[0]
+    return request.format.read(file, [span], None, request.options, ReadCache())[0]
 
 
 def _settle_types(
-    lake: Lake, dataset: str, columns: PropertyColumns, live: Sequence[Dataset]
+    lake: Lake, dataset: str, types: Mapping[str, pa.DataType], live: Sequence[Dataset]
 ) -> dict[str, pa.DataType]:
     """Return the type to store each property in: the one that `samples` has for it, where that holds the values."""
     stored = pa.schema(lake.table(schema.SAMPLES).schema().to_arrow())
     settled = {}
-    for name, met in columns.types.items():
+    for name, met in types.items():
         present = stored.field(name).type if name in stored.names else pa.null()
         kind = common_type(present, met)
         kind = None if kind is None else _decided(kind)
@@ -169,10 +153,27 @@ def _file_rows(registration: str, request: Registration, counts: IntArray) -> pa
             "path": [file.path for file in files],
             "num_bytes": [file.num_bytes for file in files],
             "modified": pa.array([file.modified_us for file in files], pa.int64()).cast(schema.TIMESTAMP),
-            "compression": pa.nulls(len(files), pa.string()),
+            "compression": pa.array([file.compression for file in files], pa.string()),
             "num_samples": pa.array(counts),
         }
     )
+
+
+def _skipped_rows(registration: str, request: Registration, problems: Sequence[Problem]) -> pa.Table:
+    file_ids = {file.uri: file_id for file_id, file in enumerate(request.files)}
+    rows = [
+        {
+            "registration": registration,
+            "file_id": file_ids[problem.file.uri],
+            "uri": problem.file.uri,
+            "place": problem.place,
+            "byte_start": problem.byte_start,
+            "byte_stop": problem.byte_stop,
+            "reason": problem.reason,
+        }
+        for problem in problems
+    ]
+    return pa.Table.from_pylist(rows, schema=schema.TABLES[schema.SKIPPED].columns)
 
 
 def _part(number: int, registration: str, request: Registration, num_samples: int) -> Part:

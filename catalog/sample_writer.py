@@ -54,6 +54,13 @@ class SampleWriter:
         if self._buffered >= ROWS_PER_GROUP:
             self._flush()
 
+    def restart(self) -> None:
+        """Forget what was written so far."""
+        self._close_file()
+        for path in self._files:
+            os.remove(path)
+        self._buffer, self._buffered, self._files = [], 0, []
+
     def commit(self, columns: pa.Schema) -> None:
         """Bring every file to ``columns`` and publish them in one commit to `samples`.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,11 @@ import pytest
 from mixlake.catalog import BatchFunction, Catalog, DataFile, Span
 from mixlake.catalog.formats import Format, get_format
 from mixlake.catalog.listing import find_files
-from mixlake.catalog.properties import PropertyColumns, declare
+from mixlake.catalog.problems import Problems
+from mixlake.catalog.properties import FieldWidenedError, PropertyColumns, PropertyTypes, declare
 from mixlake.catalog.read_cache import ReadCache
+from mixlake.catalog.records import FieldPath
+from mixlake.catalog.scanning import Scan, ScannedBlock, probe_types, scan_files
 
 
 @pytest.fixture
@@ -73,17 +77,40 @@ def as_span(row: Mapping[str, Any]) -> Span:
     )
 
 
+def _refuse(block: ScannedBlock, index: int, reason: str) -> None:
+    Problems().report(block.problem(index, reason))
+
+
 def compute_all(
     data_format: Format, files: list[DataFile], properties: Mapping[str, str | BatchFunction]
 ) -> dict[str, list[Any]]:
-    """Compute properties of files as registration does, block by block; return each property's values."""
-    columns = PropertyColumns("docs", declare(properties))
-    computed: dict[str, list[Any]] = {name: [] for name in properties}
-    for block in data_format.scan(files, columns.fields, {}):
-        for name, column in columns.compute(block, files).items():
-            computed[name] += column.to_pylist()
+    """Compute properties of files as registration does; return each property's values."""
+    scan = Scan(
+        dataset="docs",
+        format=data_format,
+        options={},
+        declared=tuple(declare(properties)),
+        files=tuple(files),
+    )
+    known_types = probe_types(scan)
+    while True:
+        computed: dict[str, list[Any]] = {name: [] for name in properties}
+        types = PropertyTypes("docs", list(properties))
+        met: dict[FieldPath, pa.DataType] = {}
+        try:
+            for block in scan_files(scan, known_types):
+                assert isinstance(block, ScannedBlock)
+                rows = types.widen(block.rows, block.place, partial(_refuse, block))
+                for name in properties:
+                    computed[name] += rows[name].to_pylist()
+                met.update(block.field_types)
+        except FieldWidenedError as widened:
+            known_types[widened.path] = widened.kind
+        else:
+            break
     first = Span(row_start=0, row_stop=1, byte_start=0, byte_stop=Path(files[0].uri).read_bytes().find(b"\n"))
-    columns.check_fields(data_format.read(files[0], [first], None, {}, ReadCache())[0])
+    example = data_format.read(files[0], [first], None, {}, ReadCache())[0]
+    PropertyColumns("docs", scan.declared).check_fields(met, example)
     return computed
 
 

@@ -15,8 +15,9 @@ import pytest
 from mixlake.catalog import ConfigError, DataError, DataFile, Span, format_files
 from mixlake.catalog.format_files import FilesFormat
 from mixlake.catalog.listing import find_files
+from mixlake.catalog.problems import Problems
 from mixlake.catalog.read_cache import ReadCache
-from mixlake.catalog.records import Block
+from mixlake.catalog.records import Block, FilePart
 
 ALL_FIELDS = [("path",), ("name",), ("extension",), ("num_bytes",), ("modified",), ("text",)]
 ONE = Span(row_start=0, row_stop=1)
@@ -36,7 +37,8 @@ def write(folder: Path, contents: Mapping[str, bytes]) -> list[DataFile]:
 
 
 def scan(files: list[DataFile], **options: Any) -> list[Block]:
-    return list(FilesFormat().scan(files, ALL_FIELDS, options))
+    parts = [FilePart(file_id=index, file=file) for index, file in enumerate(files)]
+    return list(FilesFormat().scan(parts, dict.fromkeys(ALL_FIELDS, pa.null()), options, Problems()))
 
 
 def read(file: DataFile, **options: Any) -> dict[str, Any]:
@@ -76,7 +78,7 @@ def test_the_record_of_a_file_holds_the_same_values_as_its_columns(tmp_path: Pat
 
 def test_the_text_is_not_read_when_nobody_asks_for_it(tmp_path: Path) -> None:
     files = write(tmp_path, {"a.bin": b"\xff\xfe"})
-    (block,) = FilesFormat().scan(files, [("num_bytes",)], {})
+    (block,) = FilesFormat().scan([FilePart(file_id=0, file=files[0])], {("num_bytes",): pa.null()}, {}, Problems())
     assert block.columns == {("num_bytes",): pa.array([2])}
     (record,) = FilesFormat().read(files[0], [ONE], [("name",)], {}, ReadCache())
     assert "text" not in record

@@ -8,15 +8,17 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from mixlake.catalog import DataError, DataFile, Span, format_jsonl
+from mixlake.catalog import DataError, DataFile, Span, text_regions
 from mixlake.catalog.format_jsonl import JsonLinesFormat
 from mixlake.catalog.listing import find_files
+from mixlake.catalog.problems import Problems
 from mixlake.catalog.read_cache import ReadCache
-from mixlake.catalog.records import Block, FieldPath
+from mixlake.catalog.records import Block, FieldPath, FilePart
 
 VALUES = st.recursive(
     st.none()
@@ -51,7 +53,8 @@ def write(path: Path, content: bytes | str) -> DataFile:
 
 
 def scan(file: DataFile, *fields: FieldPath) -> list[Block]:
-    return list(JsonLinesFormat().scan([file], fields, {}))
+    parts = [FilePart(file_id=0, file=file)]
+    return list(JsonLinesFormat().scan(parts, dict.fromkeys(fields, pa.null()), {}, Problems()))
 
 
 def spans_of(blocks: list[Block]) -> list[Span]:
@@ -103,8 +106,9 @@ def test_every_record_is_read_back_by_its_row_and_bytes(
     content = content if is_ended else content.rstrip("\r\n")
     file = write(tmp_path_factory.getbasetemp() / f"any{num_bytes}.jsonl", content)
     wanted = [json.loads(line) for line in lines if line.strip()]
+    assume(file.num_bytes)  # an empty file is refused
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(format_jsonl, "_BYTES_PER_BLOCK", num_bytes)
+        patch.setattr(text_regions, "_BYTES_PER_REGION", num_bytes)
         blocks = scan(file)
         spans = spans_of(blocks)
         assert [span.row_start for span in spans] == list(range(len(wanted)))
@@ -118,7 +122,7 @@ def test_every_record_is_read_back_by_its_row_and_bytes(
 
 
 def test_a_line_longer_than_a_region_is_one_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(format_jsonl, "_BYTES_PER_BLOCK", 64)
+    monkeypatch.setattr(text_regions, "_BYTES_PER_REGION", 64)
     long = json.dumps({"text": "x" * 1000})
     file = write(tmp_path / "a.jsonl", f'{{"text": "a"}}\n{long}\n{{"text": "b"}}\n')
     blocks = scan(file)
@@ -127,14 +131,20 @@ def test_a_line_longer_than_a_region_is_one_sample(tmp_path: Path, monkeypatch: 
 
 
 def test_regions_are_about_a_block_long_and_hold_whole_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(format_jsonl, "_BYTES_PER_BLOCK", 40)
+    monkeypatch.setattr(text_regions, "_BYTES_PER_REGION", 40)
     file = write(tmp_path / "a.jsonl", '{"text": "a"}\n' * 10)
     assert [block.num_bytes for block in scan(file)] == [28, 42, 42, 28]
 
 
-@pytest.mark.parametrize("content", ["", "\n", " \n\t\n\r\n", "            \n            "])
+@pytest.mark.parametrize("content", ["\n", " \n\t\n\r\n", "            \n            "])
 def test_a_file_of_blank_lines_has_no_sample(tmp_path: Path, content: str) -> None:
     assert spans_of(scan(write(tmp_path / "a.jsonl", content), ("text",))) == []
+
+
+def test_an_empty_file_is_refused(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.jsonl", "")
+    with pytest.raises(DataError, match=exactly(f"{file.uri}: the file is empty")):
+        scan(file)
 
 
 def test_a_field_is_present_where_a_record_has_it_if_only_as_null(tmp_path: Path) -> None:
@@ -163,14 +173,14 @@ def test_the_last_of_two_equal_keys_counts(tmp_path: Path) -> None:
         (b'{"a": "\xff"}', r"not JSON \(.+UTF-8.+\)"),
         (b'["text"]', "a record must be a JSON object, got list"),
         (b"17", "a record must be a JSON object, got int"),
-        (b"null", "a record must be a JSON object, got NoneType"),
+        (b"null", "a record must be a JSON object, got null"),
     ],
 )
 @pytest.mark.parametrize("num_bytes", [16, 4 << 20])
 def test_an_unreadable_line_is_refused_with_its_number_and_the_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_bytes: int, line: bytes, reason: str
 ) -> None:
-    monkeypatch.setattr(format_jsonl, "_BYTES_PER_BLOCK", num_bytes)
+    monkeypatch.setattr(text_regions, "_BYTES_PER_REGION", num_bytes)
     file = write(tmp_path / "a.jsonl", b'{"text": "a"}\n\n{"text": "b"}\n' + line + b'\n{"text": "c"}\n')
     with pytest.raises(DataError, match=f"^{re.escape(file.uri)}, line 4: {reason}$"):
         scan(file)

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from mixlake.catalog import DataError, DataFile, Span
 from mixlake.catalog.format_parquet import ParquetFormat
 from mixlake.catalog.listing import find_files
+from mixlake.catalog.problems import Problems
 from mixlake.catalog.read_cache import ReadCache
-from mixlake.catalog.records import Block, FieldPath
+from mixlake.catalog.records import Block, FieldPath, FilePart
 
 RECORDS: list[dict[str, Any]] = [
     {"text": "a", "meta": {"language": "de", "tags": ["x", "y"]}, "a.b": 1, "score": 0.5},
@@ -39,7 +40,8 @@ def write(path: Path, records: list[dict[str, Any]], **options: Any) -> DataFile
 
 
 def scan(file: DataFile, *fields: FieldPath) -> list[Block]:
-    return list(ParquetFormat().scan([file], fields, {}))
+    parts = [FilePart(file_id=0, file=file)]
+    return list(ParquetFormat().scan(parts, dict.fromkeys(fields, pa.null()), {}, Problems()))
 
 
 def span(start: int, stop: int) -> Span:
@@ -111,7 +113,8 @@ def test_a_file_without_rows_has_no_sample(tmp_path: Path) -> None:
 
 def test_more_files_are_read_than_a_process_may_have_open(tmp_path: Path, few_open_files: int) -> None:
     files = [write(tmp_path / f"{index}.parquet", [{"text": str(index)}]) for index in range(few_open_files)]
-    blocks = list(ParquetFormat().scan(files, [("text",)], {}))
+    parts = [FilePart(file_id=index, file=file) for index, file in enumerate(files)]
+    blocks = list(ParquetFormat().scan(parts, {("text",): pa.null()}, {}, Problems()))
     assert [block.file_ids.tolist() for block in blocks] == [[index] for index in range(few_open_files)]
     cache = ReadCache()
     read_back = [ParquetFormat().read(file, [span(0, 1)], None, {}, cache) for file in files]

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from mixlake.catalog import ConfigError
-from mixlake.catalog.formats import FORMATS, check_options, get_format, known_suffixes
+from mixlake.catalog.formats import check_options, formats, get_format, known_suffixes
 
 
 def exactly(message: str) -> str:
@@ -15,8 +15,8 @@ def exactly(message: str) -> str:
 
 
 def test_a_format_is_found_under_its_name() -> None:
-    assert {name: get_format(name).name for name in FORMATS} == {name: name for name in FORMATS}
-    assert {"files", "jsonl", "parquet"} <= FORMATS.keys()
+    assert {name: get_format(name).name for name in formats()} == {name: name for name in formats()}
+    assert {"files", "jsonl", "parquet"} <= formats().keys()
 
 
 def test_no_two_formats_claim_the_same_ending() -> None:
@@ -24,7 +24,7 @@ def test_no_two_formats_claim_the_same_ending() -> None:
 
 
 def test_an_unknown_format_is_refused_with_the_nearest_one() -> None:
-    message = f"unknown format 'parqet'; there are: {', '.join(FORMATS)}. Did you mean 'parquet'?"
+    message = f"unknown format 'parqet'; there are: {', '.join(formats())}. Did you mean 'parquet'?"
     with pytest.raises(ConfigError, match=exactly(message)):
         get_format("parqet")
 

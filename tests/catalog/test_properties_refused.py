@@ -103,10 +103,10 @@ def test_what_is_no_expression_over_a_record_is_refused(compute: Compute, expres
         ("unnest(list)", "This feature is not implemented: .+"),
     ],
 )
-def test_an_expression_that_cannot_take_a_value_is_refused_with_the_file(
+def test_an_expression_that_cannot_take_a_value_is_refused_with_its_place(
     compute: Compute, tmp_path: Path, expression: str, reason: str
 ) -> None:
-    message = f"{tmp_path}/0.jsonl: property 'x' of 'docs' cannot be computed: "
+    message = f"{tmp_path}/0.jsonl, line 1: property 'x' of 'docs' cannot be computed: "
     with pytest.raises(DataError, match=f"^{re.escape(message)}{reason}$") as caught:
         compute([{"text": "a", "num": 1, "list": ["x"]}], x=expression)
     assert len(str(caught.value)) < 500
@@ -126,7 +126,7 @@ def test_a_kind_of_value_that_no_property_has_is_refused(
     compute_parquet: Compute, tmp_path: Path, column: pa.Array, kind: str
 ) -> None:
     message = (
-        f"{tmp_path}/a.parquet: property 'x' of 'docs' is {kind}; "
+        f"{tmp_path}/a.parquet, row 0: property 'x' of 'docs' is {kind}; "
         "a property is a string, number, boolean, date, timestamp, or a list of these"
     )
     with pytest.raises(DataError, match=exactly(message)):
@@ -134,10 +134,10 @@ def test_a_kind_of_value_that_no_property_has_is_refused(
 
 
 def test_a_value_that_no_stored_type_holds_is_refused(compute_parquet: Compute, tmp_path: Path) -> None:
-    message = f"{tmp_path}/a.parquet: property 'x' of 'docs' does not fit int64: "
+    message = f"{tmp_path}/a.parquet, row 0: field 'x' does not fit int64: "
     with pytest.raises(DataError, match=f"^{re.escape(message)}.*9223372036854775808.*$"):
         compute_parquet({"x": pa.array([2**63], pa.uint64())}, x="x")
-    message = f"{tmp_path}/a.parquet: property 'x' of 'docs' does not fit timestamp[us, tz=UTC]: "
+    message = f"{tmp_path}/a.parquet, row 0: field 'x' does not fit timestamp[us, tz=UTC]: "
     with pytest.raises(DataError, match=f"^{re.escape(message)}.*would lose data.*$"):
         compute_parquet({"x": pa.array([1], pa.timestamp("ns"))}, x="x")
 
@@ -150,7 +150,7 @@ def test_types_that_do_not_go_together_are_refused_with_both_files(
     compute: Compute, tmp_path: Path, one: Any, other: Any, types: tuple[str, str]
 ) -> None:
     message = (
-        f"{tmp_path}/2.jsonl: property 'x' of 'docs' is {types[0]} here but {types[1]} in {tmp_path}/1.jsonl; "
+        f"{tmp_path}/2.jsonl, line 1: property 'x' of 'docs' is {types[0]} here but {types[1]} in {tmp_path}/1.jsonl; "
         "make it one type, for example with CAST(… AS STRING)"
     )
     with pytest.raises(DataError, match=exactly(message)):

@@ -15,7 +15,7 @@ from deltalake import DeltaTable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixlake.catalog import BatchFunction, Catalog, ConfigError, DataError, format_jsonl, registration, schema
+from mixlake.catalog import BatchFunction, Catalog, ConfigError, DataError, format_jsonl, scanning, schema, text_regions
 
 WriteLines = Callable[..., str]
 ReadBack = Callable[[str], list[dict[str, Any]]]
@@ -114,10 +114,12 @@ def test_every_line_that_is_registered_is_read_back_by_its_row(
         (folder / "data" / f"{index}.jsonl").write_text("\n".join(lines))
     catalog = Catalog.create(str(folder / "lake"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(format_jsonl, "_BYTES_PER_BLOCK", num_bytes)
-        patch.setattr(registration, "_BYTES_PER_BLOCK", num_bytes)
-        if not wanted:
-            with pytest.raises(DataError, match="but not one sample in them"):
+        patch.setattr(text_regions, "_BYTES_PER_REGION", num_bytes)
+        patch.setattr(format_jsonl, "BYTES_PER_PART", 3 * num_bytes)
+        patch.setattr(scanning, "_BYTES_PER_TASK", 5 * num_bytes)
+        patch.setattr(scanning, "_BYTES_PER_BLOCK", num_bytes)
+        if not wanted or not all(path.stat().st_size for path in (folder / "data").iterdir()):
+            with pytest.raises(DataError, match=r"but not one sample in them|the file is empty"):
                 catalog.register("docs", str(folder / "data"))
             return
         catalog.register("docs", str(folder / "data"), properties={"n": "n", "twice": "n + n"})
@@ -131,7 +133,7 @@ def test_every_line_that_is_registered_is_read_back_by_its_row(
 
 
 def test_a_file_without_samples_is_listed_beside_others(catalog: Catalog, write_lines: WriteLines) -> None:
-    write_lines("a.jsonl")
+    write_lines("a.jsonl", "")
     write_lines("b.jsonl", {"text": "x"})
     path = Path(write_lines("c.jsonl", "   "))
     catalog.register("docs", str(path.parent), properties={"n": "_num_bytes"})
@@ -171,7 +173,7 @@ def test_blocks_collect_what_is_read_together_up_to_some_megabytes(
     catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(tmp_path, *(f"data/{index}.jsonl" for index in range(5)))  # each 23 bytes long
-    monkeypatch.setattr(registration, "_BYTES_PER_BLOCK", 50)
+    monkeypatch.setattr(scanning, "_BYTES_PER_BLOCK", 50)
     catalog.register("docs", str(tmp_path / "data"))
     assert [(row["file_id"], row["block"]) for row in index_rows(catalog, "docs")] == [
         (0, 0),
@@ -186,7 +188,7 @@ def test_blocks_collect_what_is_read_together_up_to_some_megabytes(
 def test_a_block_never_parts_a_row_group(
     catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_bytes: int, blocks: list[int]
 ) -> None:
-    monkeypatch.setattr(registration, "_BYTES_PER_BLOCK", num_bytes)
+    monkeypatch.setattr(scanning, "_BYTES_PER_BLOCK", num_bytes)
     pq.write_table(pa.table({"text": list("abcdefg")}), tmp_path / "a.parquet", row_group_size=3)
     catalog.register("docs", str(tmp_path / "a.parquet"))
     rows = index_rows(catalog, "docs")
@@ -269,7 +271,12 @@ def wrong_length(batch: pa.RecordBatch) -> pa.Array:
         ('{"n": "two"}', {"n": "n"}, DataError, r"{path}, line 2: field 'n' is a string \('two'\), which does .+"),
         ("{}", {"n": "nn"}, ConfigError, r"property 'n' of 'docs': no record has a field 'nn'; fields: .+"),
         ("{}", {"n": "n +"}, ConfigError, r"property 'n' of 'docs': 'n \+' is not an expression over the record: .+"),
-        ("{}", {"n": "1 / (n - 1)"}, DataError, r"{path}: property 'n' of 'docs' cannot be computed: Divide by .+"),
+        (
+            "{}",
+            {"n": "1 / (n - 1)"},
+            DataError,
+            r"{path}, line 1: property 'n' of 'docs' cannot be computed: Divide by .+",
+        ),
         (
             "{}",
             {"n": BatchFunction(function=wrong_length, fields=("n",))},
@@ -300,7 +307,7 @@ def test_a_torn_parquet_file_is_refused_and_leaves_nothing(catalog: Catalog, tmp
     assert state(catalog) == before
 
 
-@pytest.mark.parametrize("lines", [[], ["", "     ", "             "]])
+@pytest.mark.parametrize("lines", [[""], ["", "     ", "             "]])
 def test_files_without_one_sample_are_refused(catalog: Catalog, write_lines: WriteLines, lines: list[str]) -> None:
     path = write_lines("a.jsonl", *lines)
     before = state(catalog)

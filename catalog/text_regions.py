@@ -1,0 +1,214 @@
+"""Lines of text files, plain or compressed: scanned region by region, read back by range."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from mixlake.catalog.compression import check_content, decompressed, decompressed_content
+from mixlake.catalog.data_files import open_file
+from mixlake.catalog.errors import DataError
+from mixlake.catalog.read_cache import ReadCache
+from mixlake.catalog.records import DataFile, FilePart, IntArray, Problem
+
+BYTES_PER_PART = 32 << 20
+_BYTES_PER_REGION = 2 << 20
+"""Small enough to stay in a core's cache while it is parsed: 1.5 times as fast as 256 kB, a tenth faster than 8 MB."""
+_MAX_GAP = 64 << 10
+"""Ranges nearer than this are read as one: a seek costs more than the bytes between."""
+_MAX_READ = 4 << 20
+_NEWLINE = 10
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Region:
+    """Whole lines of a file. The content is only there until the next region is asked for."""
+
+    offset: int
+    """Of its first byte in the file; in the decompressed content, where the file is compressed."""
+    buffer: bytearray
+    """Holds the content, and more."""
+    begin: int
+    """Where in the buffer it begins."""
+    end: int
+    newlines: IntArray
+    """Positions of the newlines in the content."""
+    first_line: Callable[[], int]
+    """Returns the number of its first line in the file, counted from 1."""
+
+    @property
+    def content(self) -> memoryview:
+        """The lines."""
+        return memoryview(self.buffer)[self.begin : self.end].toreadonly()
+
+    def __len__(self) -> int:
+        return self.end - self.begin
+
+    def holds(self, what: bytes) -> bool:
+        """Say whether some bytes occur in the content."""
+        return self.buffer.find(what, self.begin, self.end) >= 0
+
+    def line(self, position: int) -> int:
+        """Return the number of the line in which a byte of the content lies."""
+        return self.first_line() + int(np.searchsorted(self.newlines, position))
+
+
+def split_bytes(file_id: int, file: DataFile, bytes_per_part: int) -> list[FilePart]:
+    """Return ranges of bytes of a plain file as parts; a compressed file is one part."""
+    if file.compression is not None or file.num_bytes <= bytes_per_part:
+        return [FilePart(file_id=file_id, file=file)]
+    starts = range(0, file.num_bytes, bytes_per_part)
+    return [FilePart(file_id=file_id, file=file, start=start, stop=start + bytes_per_part) for start in starts]
+
+
+def regions(part: FilePart) -> Iterator[Region]:
+    """Yield the lines of a part, some megabytes at a time; a line belongs to the part that its first byte lies in.
+
+    Raises:
+        DataError: the file is empty, cannot be read or decompressed, or is not what its name says.
+    """
+    file = part.file
+    if not file.num_bytes:
+        raise DataError(Problem(file=file, place="", reason="the file is empty"))
+    stop = file.num_bytes if part.stop < 0 and file.compression is None else part.stop
+    count = cache(lambda: _count_lines(file, part.start))
+    lines_before = 0
+    with _opened(file) as stream:
+        offset = max(part.start - 1, 0)
+        if offset:
+            stream.seek(offset)
+        is_at_line = part.start == 0
+        buffer, have = bytearray(2 * _BYTES_PER_REGION), 0
+        while True:
+            if have > len(buffer) // 2:  # a line longer than a region; views of the old buffer may be in use
+                buffer = buffer + bytearray(len(buffer))
+            num = stream.readinto(memoryview(buffer)[have : have + _BYTES_PER_REGION]) or 0
+            have += num
+            begin = 0
+            if not is_at_line:
+                begin = buffer.find(b"\n", 0, have) + 1
+                is_at_line = begin > 0
+            end, is_done = _end_of_lines(buffer, have, stop - offset if stop >= 0 else -1, is_end=not num)
+            if is_at_line and end > begin:
+                content = np.frombuffer(buffer, np.uint8, end - begin, begin)
+                newlines = np.flatnonzero(content == _NEWLINE).astype(np.int64)
+                del content  # it would keep the buffer from growing
+                yield Region(
+                    offset=offset + begin,
+                    buffer=buffer,
+                    begin=begin,
+                    end=end,
+                    newlines=newlines,
+                    first_line=_adder(count, lines_before + 1),
+                )
+                lines_before += len(newlines)
+            if is_done:
+                return
+            if end:
+                buffer[: have - end] = buffer[end:have]
+                offset, have = offset + end, have - end
+
+
+def _end_of_lines(buffer: bytearray, have: int, stop: int, *, is_end: bool) -> tuple[int, bool]:
+    """Return where the last whole line that begins before ``stop`` ends in the buffer, and if the part ends there."""
+    if 0 <= stop <= have:
+        if stop == 0:
+            return 0, True
+        last = buffer.find(b"\n", stop - 1, have) + 1
+        if last:
+            return last, True
+        return (have, True) if is_end else (buffer.rfind(b"\n", 0, stop) + 1, False)
+    return (have, True) if is_end else (buffer.rfind(b"\n", 0, have) + 1, False)
+
+
+def _adder(count: Callable[[], int], num: int) -> Callable[[], int]:
+    return lambda: count() + num
+
+
+def _count_lines(file: DataFile, stop: int) -> int:
+    """Return how many lines a plain file has before the line that begins at or after ``stop``."""
+    if not stop:
+        return 0
+    num = 0
+    with open_file(file) as stream:
+        left = stop - 1
+        while left > 0 and (chunk := stream.read(min(left, _MAX_READ))):
+            num += chunk.count(b"\n")
+            left -= len(chunk)
+    return num + 1
+
+
+@contextmanager
+def _opened(file: DataFile) -> Iterator[io.RawIOBase]:
+    with open_file(file) as stream:
+        check_content(file, os.pread(stream.fileno(), 8, 0))
+        if file.compression is None:
+            yield stream
+            return
+    with closing(decompressed(file)) as chunks:
+        yield _Chunks(chunks)
+
+
+class _Chunks(io.RawIOBase):
+    """Chunks of bytes as a stream to read on."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        super().__init__()
+        self._chunks = chunks
+        self._rest = memoryview(b"")
+
+    def readinto(self, target: memoryview) -> int:  # type: ignore[override]
+        if not self._rest:
+            self._rest = memoryview(next(self._chunks, b""))
+        num = min(len(target), len(self._rest))
+        target[:num] = self._rest[:num]
+        self._rest = self._rest[num:]
+        return num
+
+
+def read_ranges(file: DataFile, ranges: Sequence[tuple[int, int]], cache: ReadCache) -> list[memoryview]:
+    """Return the content of some ranges of bytes, in their order, with as few reads as they allow.
+
+    Raises:
+        DataError: the file is gone, damaged, or shorter than a range says.
+    """
+    if file.compression is not None:
+        content = decompressed_content(file, cache)
+        pieces = [content[start:stop] for start, stop in ranges]
+    else:
+        pieces = [memoryview(b"")] * len(ranges)
+        order = sorted(range(len(ranges)), key=lambda index: ranges[index])
+        with open_file(file) as stream:
+            for group in _coalesced(ranges, order):
+                first = ranges[group[0]][0]
+                last = max(ranges[index][1] for index in group)
+                content = memoryview(os.pread(stream.fileno(), last - first, first))
+                for index in group:
+                    start, stop = ranges[index]
+                    pieces[index] = content[start - first : stop - first]
+    for piece, (start, stop) in zip(pieces, ranges, strict=True):
+        if len(piece) != stop - start:
+            raise DataError(f"{file.uri}: bytes {start} to {stop} are not there any more")
+    return pieces
+
+
+def _coalesced(ranges: Sequence[tuple[int, int]], order: Sequence[int]) -> Iterator[list[int]]:
+    group: list[int] = []
+    first = last = 0
+    for index in order:
+        start, stop = ranges[index]
+        if group and (start - last > _MAX_GAP or stop - first > _MAX_READ):
+            yield group
+            group = []
+        if not group:
+            first = start
+        group.append(index)
+        last = max(last, stop)
+    if group:
+        yield group
