@@ -80,19 +80,27 @@ class CellRows:
         return self._open_windows[cell][1]
 
 
-def spread(remaining: IntArray, num: int) -> IntArray:
-    """Return which cell each of the next ``num`` samples comes from, in proportion to what remains in each.
+def spread(sizes: IntArray, taken: IntArray, num: int) -> IntArray:
+    """Return which cell each of the next ``num`` samples comes from, in proportion to the cells' sizes.
 
-    The sequence for a smaller ``num`` is a prefix of the sequence for a larger one.
+    Cut anywhere and continued from what was taken, it is the same sequence.
 
-    >>> spread(np.array([2, 4]), 6).tolist()
+    Args:
+        sizes: samples of each cell in a pass.
+        taken: how many of them were taken before.
+        num: how many to take; no more than are left.
+
+    >>> spread(np.array([2, 4]), np.array([0, 0]), 6).tolist()
     [1, 0, 1, 1, 0, 1]
+    >>> spread(np.array([2, 4]), np.array([1, 2]), 3).tolist()
+    [1, 0, 1]
     """
-    total = int(remaining.sum())
-    if len(remaining) == 1 or not num:
+    if len(sizes) == 1 or not num:
         return np.zeros(num, np.int64)
-    enough = np.minimum(remaining, (num + len(remaining)) * remaining // total + 2)
-    cells = np.repeat(np.arange(len(remaining)), enough)
-    within = np.arange(len(cells)) - np.repeat(np.cumsum(enough) - enough, enough)
-    # (j + 1/2) / remaining, compared as fractions of the largest denominator that stays exact in float64
-    return cells[np.lexsort((cells, (within + 0.5) / remaining[cells]))][:num]
+    # Sample j of a cell of n has its place at (j + 1/2) / n of the pass; by the last place surely reached, each cell
+    # has taken half a sample less than its proportion, or more.
+    reached = (int(taken.sum()) + num + len(sizes) / 2) / int(sizes.sum())
+    ahead = np.clip(np.ceil(reached * sizes + 1).astype(np.int64), taken, sizes) - taken
+    cells = np.repeat(np.arange(len(sizes)), ahead)
+    sample = np.arange(len(cells)) - np.repeat(np.cumsum(ahead) - ahead - taken, ahead)
+    return cells[np.argsort((sample + 0.5) / sizes[cells], kind="stable")][:num]

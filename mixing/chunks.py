@@ -18,23 +18,8 @@ from mixlake.catalog import schema
 from mixlake.catalog.errors import LakeError, ScheduleError
 from mixlake.catalog.lake import Fence, Lake
 from mixlake.catalog.records import IntArray
+from mixlake.mixing.intervals import Intervals
 from mixlake.mixing.randomness import Purpose, permutation
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Intervals:
-    """Runs of consecutive rows, sorted by component, registration, file and row. One entry per interval."""
-
-    component: IntArray
-    """Index into the weights version's components."""
-    registration: IntArray
-    """Index into ``Chunk.registrations``."""
-    file_id: IntArray
-    row_start: IntArray
-    row_stop: IntArray
-    byte_start: IntArray
-    byte_stop: IntArray
-    pass_number: IntArray
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,11 +11,23 @@ What a component is owed is its credit: its share of all units given out so far,
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Sequence
+from heapq import heappop, heappush
+from typing import NamedTuple
+
+import numpy as np
+
+from mixlake.catalog.records import IntArray
 
 SCALE = 1 << 48
 """Shares are whole numbers of 1/SCALE; a weight is honoured to 4e-15."""
+_TIME_BITS = 8
+"""Virtual times are whole numbers of 2^-8 units; finish times that are nearer to one another are a tie."""
+_LATEST = 1 << 62
+"""Virtual times end here, at 2^54 units."""
+_NEVER = 1 << 62
+_DIGIT_BITS = 14
+_ONE = np.ones(1, np.int64)
 
 
 def integer_shares(weights: Sequence[float]) -> list[int]:
@@ -29,61 +41,66 @@ def integer_shares(weights: Sequence[float]) -> list[int]:
     return _apportion(SCALE, [n * (denominator // d) for n, d in exact])
 
 
-class FairQueue:
-    """Says which component comes next.
+class Turns(NamedTuple):
+    """Whose turn it is, sample by sample."""
 
-    Every component is told the size of its next sample; ``take`` moves it on. Components with a zero share never come.
+    components: IntArray
+    """Component of each of the next samples."""
+    is_due: bool
+    """Whether the sample after these is of a component that has none left."""
+
+
+def fair_turns(
+    shares: Sequence[int], credits: Sequence[int], sizes: Sequence[IntArray], is_all: Sequence[bool], num: int
+) -> Turns:
+    """Return the components of up to ``num`` next samples: cut anywhere and continued, it is the same sequence.
+
+    There are fewer where the next sample is of a component that has none left (it is found as if there were one more,
+    of one unit), or where it cannot be told from the sizes that are known.
+
+    Args:
+        shares: per component, out of SCALE; components with a zero share never come.
+        credits: per component, in units times SCALE.
+        sizes: per component, the units of its next samples, as many as are known.
+        is_all: per component, whether these are all that it has.
+        num: how many turns to return.
     """
-
-    def __init__(self, shares: Sequence[int], credits: Sequence[int], next_sizes: Sequence[int]) -> None:
-        assert sum(shares) == SCALE
-        self._shares = list(shares)
-        self._credits = list(credits)
-        self._taken = [0] * len(shares)
-        self._clock = 0
-        self._waiting: list[tuple[float, int, int]] = []  # (virtual start, component, next size): ahead of their share
-        self._ready: list[tuple[float, int, int]] = []  # (virtual finish, component, next size)
-        for component, size in enumerate(next_sizes):
-            if shares[component]:
-                self._push(component, size)
-
-    @property
-    def clock(self) -> int:
-        """Units given out since this queue was made."""
-        return self._clock
-
-    def credits(self) -> list[int]:
-        """Return what each component is owed now, in units times SCALE; the sum is zero if it was at the start."""
-        triples = zip(self._credits, self._shares, self._taken, strict=True)
-        return [credit + share * self._clock - taken * SCALE for credit, share, taken in triples]
-
-    def peek(self) -> int:
-        """Return the component whose turn it is."""
-        while self._waiting and self._waiting[0][0] <= self._clock:
-            self._make_ready()
-        if not self._ready:  # all are ahead by less than floating point can tell
-            self._make_ready()
-        return self._ready[0][1]
-
-    def take(self, next_size: int) -> None:
-        """Give the component of ``peek`` its sample; ``next_size`` is the size of its sample after that."""
-        _, component, size = heapq.heappop(self._ready)
-        self._taken[component] += size
-        self._clock += size
-        self._push(component, next_size)
-
-    def _push(self, component: int, size: int) -> None:
-        share = self._shares[component]
-        # owed = credit + share·t - taken·SCALE becomes zero at t = start.
-        start = (self._taken[component] * SCALE - self._credits[component]) / share
-        heapq.heappush(self._waiting, (start, component, size))
-
-    def _make_ready(self) -> None:
-        start, component, size = heapq.heappop(self._waiting)
-        heapq.heappush(self._ready, (start + size * (SCALE / self._shares[component]), component, size))
+    present = [index for index, share in enumerate(shares) if share]
+    count_C = np.array([len(sizes[index]) + 1 for index in present])
+    size = np.concatenate([part for index in present for part in (sizes[index], _ONE)])
+    component = np.repeat(np.arange(len(present)), count_C)
+    last_C = np.cumsum(count_C) - 1  # the sample that is not there, or not known
+    total = np.cumsum(size)
+    before_C = np.append(0, total[last_C[:-1]])
+    finish = _virtual_times(
+        total - before_C[component], component, [shares[i] for i in present], [credits[i] for i in present]
+    )
+    start = np.append(0, finish[:-1])  # a sample may start when the one before it would be finished
+    start[last_C - count_C + 1] = [_clipped(-((credits[i] << _TIME_BITS) // shares[i])) for i in present]
+    start = -(-start >> _TIME_BITS)  # in whole units, as the clock is
+    is_known = np.ones(len(size), bool)
+    is_known[last_C] = [is_all[i] for i in present]
+    size[last_C] = _NEVER
+    horizon = start[~is_known].min(initial=_NEVER)
+    jobs = np.flatnonzero(is_known)
+    by_finish = jobs[np.argsort(finish[jobs], kind="stable")]
+    rank = np.empty_like(start)
+    rank[by_finish] = np.arange(len(by_finish))
+    by_start = jobs[np.argsort(start[jobs], kind="stable")]
+    served = _serve(start[by_start].tolist(), rank[by_start].tolist(), size[by_finish].tolist(), num, int(horizon))
+    order = by_finish[np.array(served, np.int64)]
+    is_due = bool(served) and bool(size[order[-1]] == _NEVER)
+    components = np.array(present, np.int64)[component[order[: len(order) - is_due]]]
+    return Turns(components=components, is_due=is_due)
 
 
-def without(component: int, shares: Sequence[int], credits: Sequence[int]) -> tuple[list[int], list[int]]:
+def credits_after(shares: Sequence[int], credits: Sequence[int], units: Sequence[int]) -> tuple[int, ...]:
+    """Return what each component is owed once it got ``units``; the sum of the credits stays what it was."""
+    total = sum(units)
+    return tuple(c + share * total - got * SCALE for c, share, got in zip(credits, shares, units, strict=True))
+
+
+def without(component: int, shares: Sequence[int], credits: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return shares and credits after a component has left: the others share both, in proportion to their shares.
 
     Raises:
@@ -95,7 +112,7 @@ def without(component: int, shares: Sequence[int], credits: Sequence[int]) -> tu
     new_shares = _apportion(SCALE, rest)
     moved = _apportion(credits[component], rest)
     kept = [0 if index == component else credit for index, credit in enumerate(credits)]
-    return new_shares, [credit + gift for credit, gift in zip(kept, moved, strict=True)]
+    return tuple(new_shares), tuple(credit + gift for credit, gift in zip(kept, moved, strict=True))
 
 
 def _apportion(amount: int, proportions: Sequence[int]) -> list[int]:
@@ -107,3 +124,68 @@ def _apportion(amount: int, proportions: Sequence[int]) -> list[int]:
     for index in by_remainder[: amount - sum(parts)]:
         parts[index] += 1
     return parts
+
+
+def _serve(starts: list[int], ranks: list[int], sizes: list[int], num: int, horizon: int) -> list[int]:
+    """Serve up to ``num`` jobs, each time the one of the lowest rank among those that may start; return the ranks.
+
+    Args:
+        starts: when each job may start, ascending; the clock is the sum of the sizes served.
+        ranks: the rank of each of these jobs.
+        sizes: size of each job, by rank.
+        num: how many to serve.
+        horizon: where the clock stops.
+    """
+    coming = iter(zip([*starts, _NEVER], [*ranks, len(ranks)], strict=True))
+    start, rank = next(coming)
+    heap: list[int] = []
+    served: list[int] = []
+    clock = 0
+    for _ in range(num):
+        if clock >= horizon:
+            break
+        while start <= clock:
+            heappush(heap, rank)
+            start, rank = next(coming)
+        if not heap:  # nobody is owed anything, as where credits left with a component: whoever may start first
+            if start == _NEVER:
+                break
+            heappush(heap, rank)
+            start, rank = next(coming)
+        served.append(heappop(heap))
+        clock += sizes[served[-1]]
+    return served
+
+
+def _virtual_times(units: IntArray, flow: IntArray, shares: Sequence[int], credits: Sequence[int]) -> IntArray:
+    """Return when its component has been owed each of ``units``, in 2^-_TIME_BITS units of the clock, rounded up.
+
+    The ceiling of (units · SCALE - credit) / share, exact in 64 bits as the product is divided by digits. So rounded,
+    two times are in the same order wherever the clock began, and each is on the same side of every whole unit as it
+    was: that is what the proof of WF2Q's bounds for samples of one unit needs.
+
+    Args:
+        units: units that a component got when it has got a sample.
+        flow: the component of each.
+        shares: by component.
+        credits: by component.
+    """
+    whole, part = np.array([divmod(SCALE << _TIME_BITS, share) for share in shares], np.int64).T[:, flow]
+    flows = list(zip(shares, credits, strict=True))
+    base = [_clipped((-credit << _TIME_BITS) // share) for share, credit in flows]
+    rest = np.array([(-credit << _TIME_BITS) % share for share, credit in flows], np.int64)[flow]
+    room = [max(0, _LATEST - b) // ((SCALE << _TIME_BITS) // share + 1) for b, share in zip(base, shares, strict=True)]
+    within = np.minimum(units, np.array(room, np.int64)[flow])
+    share = np.array(shares, np.int64)[flow]
+    quotient, remainder = np.zeros_like(units), np.zeros_like(units)
+    num_digits = -(-int(within.max(initial=0)).bit_length() // _DIGIT_BITS)
+    for shift in range((num_digits - 1) * _DIGIT_BITS, -1, -_DIGIT_BITS):
+        digit = within >> shift & ((1 << _DIGIT_BITS) - 1)
+        more, remainder = np.divmod((remainder << _DIGIT_BITS) + digit * part, share)
+        quotient = (quotient << _DIGIT_BITS) + more
+    exact = np.array(base, np.int64)[flow] + within * whole + quotient - (-(remainder + rest) // share)
+    return np.where(within < units, _LATEST, exact)
+
+
+def _clipped(time: int) -> int:
+    return min(max(time, -_LATEST >> 1), _LATEST)

@@ -29,7 +29,7 @@ from mixlake.mixing.chunks import Chunk, ChunkLog, delivery
 from mixlake.mixing.index import IndexReader
 from mixlake.mixing.mixture import Mixture
 from mixlake.mixing.quotas import SCALE, integer_shares
-from mixlake.mixing.scheduler import Cursor, Scheduler
+from mixlake.mixing.scheduler import Cursor, Reweighting, Scheduler
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _SAMPLES_PER_COMMIT = 1 << 18
@@ -181,11 +181,11 @@ class Run:
             done = 0
             while done < num_chunks and not cursor.is_ended:
                 num = min(num_chunks - done, max(1, _SAMPLES_PER_COMMIT // self.config.chunk_size))
-                chunks, after, changes = self._draw(cursor, num)
-                self._record_weights(changes)
-                self.chunks.append(chunks, after.to_dict(), previous=cursor.next_chunk - 1)
-                cursor = after
-                done += len(chunks)
+                drawn = self._scheduler.draw(cursor, num)
+                self._record_weights(drawn.changes)
+                self.chunks.append(drawn.chunks, drawn.cursor.to_dict(), previous=cursor.next_chunk - 1)
+                cursor = drawn.cursor
+                done += len(drawn.chunks)
                 if progress is not None:
                     progress(done, num_chunks, "chunks")
             self._cursor = cursor
@@ -255,19 +255,7 @@ class Run:
             raise LakeError(f"run {self.name!r} has no weights version {weights_version} in {self.catalog.lake.uri}")
         return self._shares[weights_version]
 
-    def _draw(self, cursor: Cursor, num: int) -> tuple[list[Chunk], Cursor, list[Cursor]]:
-        """Return chunks, the cursor after them, and those cursors on the way at which the weights had changed."""
-        chunks: list[Chunk] = []
-        changes: list[Cursor] = []
-        while len(chunks) < num and not cursor.is_ended:
-            version = cursor.weights_version
-            chunk, cursor = self._scheduler.draw(cursor)
-            chunks.append(chunk)
-            if cursor.weights_version != version:
-                changes.append(cursor)
-        return chunks, cursor, changes
-
-    def _record_weights(self, changes: list[Cursor]) -> None:
+    def _record_weights(self, changes: Sequence[Reweighting]) -> None:
         """Write the weights versions that components which ran out have made; written before their chunks are.
 
         A scheduler that died between the two finds them there, and they are the ones that it would write.
@@ -278,7 +266,7 @@ class Run:
         if not changes:
             return
         known = max(row["version"] for row in _read(self.catalog, schema.WEIGHTS, self.name))
-        rows = [_exhausted_weights(self.config, cursor) for cursor in changes if cursor.weights_version > known]
+        rows = [_exhausted_weights(self.config, change) for change in changes if change.version > known]
         if not rows:
             return
         table = pa.Table.from_pylist(rows, schema=schema.TABLES[schema.WEIGHTS].columns)
@@ -345,9 +333,9 @@ def _declare_weights(catalog: Catalog, config: RunConfig) -> None:
     catalog.lake.append(schema.WEIGHTS, table, action=f"declare {config.name}", fence=fence)
 
 
-def _exhausted_weights(config: RunConfig, cursor: Cursor) -> dict[str, Any]:
-    weights = [share / SCALE for share in cursor.shares]
-    return _weights_row(config, weights, version=cursor.weights_version, chunk=cursor.next_chunk, cause="exhausted")
+def _exhausted_weights(config: RunConfig, change: Reweighting) -> dict[str, Any]:
+    weights = [share / SCALE for share in change.shares]
+    return _weights_row(config, weights, version=change.version, chunk=change.chunk, cause="exhausted")
 
 
 def _weights_row(

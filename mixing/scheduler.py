@@ -1,8 +1,13 @@
-"""Draws chunks: a pure function from the plan and a small cursor to the next chunk and the next cursor."""
+"""Draws chunks: a pure function from the plan and a small cursor to the next chunks and the cursor after them.
+
+Many chunks are drawn at once, in whole arrays; where one ends has no influence on what follows, so it does not matter
+how many are.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import bisect
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -12,10 +17,11 @@ from mixlake.catalog.errors import ScheduleError
 from mixlake.catalog.records import IntArray
 from mixlake.mixing.cell_rows import CellRows, spread
 from mixlake.mixing.cells import CellPlan
-from mixlake.mixing.chunks import Chunk, Intervals
+from mixlake.mixing.chunks import Chunk
 from mixlake.mixing.index import Rows
+from mixlake.mixing.intervals import merge_rows
 from mixlake.mixing.mixture import Mixture, OnExhausted, Unit
-from mixlake.mixing.quotas import FairQueue, integer_shares, without
+from mixlake.mixing.quotas import SCALE, credits_after, fair_turns, integer_shares, without
 
 _CURSOR_VERSION = 1
 
@@ -69,6 +75,24 @@ class Cursor:
         return cls(**{**state, **lists})
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reweighting:
+    """Shares that a run has from a chunk on because a component ran out in the chunk before."""
+
+    version: int
+    chunk: int
+    shares: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Drawn:
+    """Consecutive chunks, the weights versions that they lead to, and the cursor after them."""
+
+    chunks: list[Chunk]
+    changes: list[Reweighting]
+    cursor: Cursor
+
+
 class Scheduler:
     """Draws the chunks of a run in order."""
 
@@ -80,160 +104,206 @@ class Scheduler:
         component_C = plan.components(mixture)
         self._cells = [np.flatnonzero(component_C == index) for index in range(len(mixture.components))]
 
-    def draw(self, cursor: Cursor) -> tuple[Chunk, Cursor]:
-        """Return the chunk at the cursor, and the cursor after it.
-
-        A chunk is shorter than the chunk size only where the run ends in it.
-        """
+    def draw(self, cursor: Cursor, num_chunks: int) -> Drawn:
+        """Return ``num_chunks`` chunks from the cursor on; fewer, the last one perhaps shorter, where the run ends."""
+        assert num_chunks > 0
         assert not cursor.is_ended
-        streams = [_Stream(self, cells, cursor) for cells in self._cells]
-        order, shares, credits, is_ended = self._fill(streams, list(cursor.shares), list(cursor.credits))
-        taken = np.bincount(np.array(order, np.int64), minlength=len(streams))
+        streams = [_Stream(self._plan, self._cell_rows, self._mixture.unit, cells, cursor) for cells in self._cells]
+        policies = [component.on_exhausted for component in self._mixture.components]
+        turns = _take_turns(streams, policies, cursor, num_chunks * self._chunk_size)
+        counts = np.bincount(turns.component, minlength=len(streams))
+        places = np.split(np.argsort(turns.component.astype(np.int16), kind="stable"), np.cumsum(counts)[:-1])
+        pieces = [
+            (index, piece, place[piece.order])
+            for index, (stream, place) in enumerate(zip(streams, places, strict=True))
+            for piece in stream.pieces()
+        ]
+        chunks, changes = self._cut(cursor, turns, pieces)
         positions = np.array(cursor.positions, np.int64)
-        parts = []
-        for index, stream in enumerate(streams):
-            num_C = stream.num_per_cell(int(taken[index]))
-            for cell, num in zip(stream.cells.tolist(), num_C.tolist(), strict=True):
-                if num:
-                    start, number = cursor.positions[cell], cursor.passes[cell]
-                    rows = self._cell_rows.slice(cell, number, start, start + num)
-                    parts.append((index, number, rows))
-                    positions[cell] += num
+        for _, piece, _ in pieces:
+            positions[piece.cell] += len(piece.rows)
         after = replace(
             cursor,
-            next_chunk=cursor.next_chunk + 1,
-            shares=tuple(shares),
-            credits=tuple(credits),
+            next_chunk=cursor.next_chunk + len(chunks),
+            weights_version=cursor.weights_version + len(changes),
+            shares=turns.shares,
+            credits=turns.credits,
             positions=tuple(positions.tolist()),
+            is_ended=turns.is_ended,
         )
-        is_ended = is_ended or self._lacks_next(after)
-        chunk = Chunk(
-            number=cursor.next_chunk,
-            weights_version=cursor.weights_version,
-            stage=0,
-            registrations=self._plan.registrations,
-            intervals=_intervals(parts),
-            component_order=np.array(order, np.int64),
-            is_last=is_ended,
+        return Drawn(chunks=chunks, changes=changes, cursor=after)
+
+    def _cut(
+        self, cursor: Cursor, turns: _Turns, pieces: Sequence[tuple[int, _Piece, IntArray]]
+    ) -> tuple[list[Chunk], list[Reweighting]]:
+        """Cut the samples into chunks. The pieces are (component, piece, place of each of its samples)."""
+        size = self._chunk_size
+        num_chunks = -(-len(turns.component) // size)
+        lengths = [len(piece.rows) for _, piece, _ in pieces]
+        intervals, chunk_of_interval = merge_rows(
+            Rows.concat([piece.rows for _, piece, _ in pieces]),
+            chunk=np.concatenate([place for _, _, place in pieces]) // size,
+            component=np.repeat([index for index, _, _ in pieces], lengths),
+            pass_number=np.repeat([piece.pass_number for _, piece, _ in pieces], lengths),
         )
-        changed = after.shares != cursor.shares and not is_ended
-        return chunk, replace(after, weights_version=cursor.weights_version + changed, is_ended=is_ended)
+        bounds = np.searchsorted(chunk_of_interval, np.arange(num_chunks + 1)).tolist()
+        shares_after = {max(place - 1, 0) // size + 1: shares for place, shares in turns.changes}
+        if turns.is_ended:
+            shares_after.pop(num_chunks, None)  # nothing comes after
+        starts = sorted(shares_after)
+        chunks = [
+            Chunk(
+                number=cursor.next_chunk + index,
+                weights_version=cursor.weights_version + bisect.bisect_right(starts, index),
+                stage=0,
+                registrations=self._plan.registrations,
+                intervals=intervals.take(slice(*bounds[index : index + 2])),
+                component_order=turns.component[index * size : (index + 1) * size],
+                is_last=turns.is_ended and index == num_chunks - 1,
+            )
+            for index in range(num_chunks)
+        ]
+        changes = [
+            Reweighting(
+                version=cursor.weights_version + number,
+                chunk=cursor.next_chunk + start,
+                shares=shares_after[start],
+            )
+            for number, start in enumerate(starts, start=1)
+        ]
+        return chunks, changes
 
-    def _lacks_next(self, cursor: Cursor) -> bool:
-        """Say whether the sample that comes next is missing, as the next chunk would find.
 
-        The queue that filled this chunk cannot tell: ties between components fall otherwise when credits start small,
-        and a component of several cells is spread anew.
-        """
-        streams = [_Stream(self, cells, cursor) for cells in self._cells]
-        if all(stream.has_more for stream, share in zip(streams, cursor.shares, strict=True) if share):
-            return False
-        queue = FairQueue(cursor.shares, cursor.credits, [_next_size(stream) for stream in streams])
-        return not streams[queue.peek()].has_more
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Piece:
+    """Samples that a component takes from one cell in one pass."""
 
-    def _fill(
-        self, streams: Sequence[_Stream], shares: list[int], credits: list[int]
-    ) -> tuple[list[int], list[int], list[int], bool]:
-        """Return the component of each sample of a chunk, shares and credits after it, and if the run ends in it."""
-        policies = [component.on_exhausted for component in self._mixture.components]
-        order: list[int] = []
-        queue = FairQueue(shares, credits, [_next_size(stream) for stream in streams])
-        while len(order) < self._chunk_size:
-            component = queue.peek()
-            stream = streams[component]
-            if stream.size() is None:
-                return order, shares, queue.credits(), True
-            order.append(component)
-            stream.advance()
-            queue.take(_next_size(stream))
-            if stream.size() is None and policies[component] is OnExhausted.REDISTRIBUTE:
-                if shares.count(0) == len(shares) - 1:
-                    return order, shares, queue.credits(), True
-                shares, credits = without(component, shares, queue.credits())
-                queue = FairQueue(shares, credits, [_next_size(stream) for stream in streams])
-        return order, shares, queue.credits(), False
-
-    def units_of(self, cells: IntArray, cursor: Cursor, sequence: IntArray) -> IntArray:
-        """Return the units of a component's next samples, which come from its cells as ``sequence`` says."""
-        if self._mixture.unit is Unit.SAMPLES:
-            return np.ones(len(sequence), np.int64)
-        units = np.empty(len(sequence), np.int64)
-        for index, cell in enumerate(cells.tolist()):
-            mine = sequence == index
-            start, num = cursor.positions[cell], int(mine.sum())
-            if num:
-                units[mine] = self._cell_rows.slice(cell, cursor.passes[cell], start, start + num).units
-        return units
-
-    def remaining(self, cells: IntArray, cursor: Cursor) -> IntArray:
-        """Return how many samples of their pass the cells still have."""
-        return self._plan.num_samples_C[cells] - np.array([cursor.positions[cell] for cell in cells.tolist()], np.int64)
+    cell: int
+    pass_number: int
+    rows: Rows
+    order: IntArray
+    """Which of the component's samples each of them is."""
 
 
 class _Stream:
-    """The next samples of one component, of which only sizes are looked at while a chunk is filled."""
+    """The next samples of one component, from its cells in proportion to what each holds in a pass."""
 
-    def __init__(self, scheduler: Scheduler, cells: IntArray, cursor: Cursor) -> None:
-        self.cells = cells
-        self._scheduler = scheduler
-        self._cursor = cursor
-        self._remaining = scheduler.remaining(cells, cursor)
-        self._total = int(self._remaining.sum())
-        self._sizes: list[int] = []
-        self._taken = 0
+    def __init__(self, plan: CellPlan, cell_rows: CellRows, unit: Unit, cells: IntArray, cursor: Cursor) -> None:
+        self._cells = cells.tolist()
+        self._cell_rows = cell_rows
+        self._counts_samples = unit is Unit.SAMPLES
+        self._passes = [cursor.passes[cell] for cell in self._cells]
+        self._sizes_C = plan.num_samples_C[cells]
+        self._taken_C = np.array([cursor.positions[cell] for cell in self._cells], np.int64)
+        self._units = np.empty(0, np.int64)
+        self._num_done = 0
+        self.num_left = int(self._sizes_C.sum() - self._taken_C.sum())
+        self.mean_units = max(1, int(plan.num_units_C[cells].sum())) / max(1, int(self._sizes_C.sum()))
 
-    @property
-    def has_more(self) -> bool:
-        """Whether there is a next sample."""
-        return self._taken < self._total
+    def units(self, num: int) -> IntArray:
+        """Return the units of the next samples: ``num`` of them or, if it has fewer, all."""
+        num = min(num, self.num_left)
+        if self._counts_samples:
+            return np.ones(num, np.int64)
+        if self._num_done + num > len(self._units):
+            self._units = np.empty(self._num_done + num, np.int64)
+            for piece in self._pieces(len(self._units)):
+                self._units[piece.order] = piece.rows.units
+        return self._units[self._num_done : self._num_done + num]
 
-    def size(self) -> int | None:
-        """Return the units of the next sample, or None when there is none."""
-        if not self.has_more:
-            return None
-        if self._taken == len(self._sizes):
-            num = min(self._total, max(64, 2 * len(self._sizes)))
-            sequence = spread(self._remaining, num)
-            self._sizes = self._scheduler.units_of(self.cells, self._cursor, sequence).tolist()
-        return self._sizes[self._taken]
+    def advance(self, num: int) -> None:
+        """Take the next ``num`` samples."""
+        self._num_done += num
+        self.num_left -= num
 
-    def advance(self) -> None:
-        """Take the next sample."""
-        self._taken += 1
+    def pieces(self) -> Iterator[_Piece]:
+        """Return the samples that were taken, cell by cell."""
+        return self._pieces(self._num_done)
 
-    def num_per_cell(self, num: int) -> IntArray:
-        """Return how many of the next ``num`` samples come from each cell."""
-        return np.bincount(spread(self._remaining, num), minlength=len(self.cells))
-
-
-def _next_size(stream: _Stream) -> int:
-    """Return the size to queue a component with: one unit where it has nothing left and only its turn matters."""
-    size = stream.size()
-    return 1 if size is None else size
+    def _pieces(self, num: int) -> Iterator[_Piece]:
+        place = spread(self._sizes_C, self._taken_C, num)
+        counts = np.bincount(place, minlength=len(self._cells))
+        orders = np.split(np.argsort(place, kind="stable"), np.cumsum(counts)[:-1])
+        for cell, number, start, order in zip(self._cells, self._passes, self._taken_C.tolist(), orders, strict=True):
+            if len(order):
+                rows = self._cell_rows.slice(cell, number, start, start + len(order))
+                yield _Piece(cell=cell, pass_number=number, rows=rows, order=order)
 
 
-def _intervals(parts: Sequence[tuple[int, int, Rows]]) -> Intervals:
-    """Sort rows by component and storage, and merge neighbours into intervals.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Turns:
+    """The components of consecutive samples, and the quotas after them."""
 
-    Args:
-        parts: (component, pass, rows) each.
+    component: IntArray
+    changes: list[tuple[int, tuple[int, ...]]]
+    """(samples before, shares after) of every change of the shares."""
+    shares: tuple[int, ...]
+    credits: tuple[int, ...]
+    is_ended: bool
+    """Whether nothing comes after them."""
+
+
+def _take_turns(streams: Sequence[_Stream], policies: Sequence[OnExhausted], cursor: Cursor, num: int) -> _Turns:
+    """Let the streams take turns for ``num`` samples; for fewer where a component is due that has none left."""
+    shares, credits = cursor.shares, cursor.credits
+    parts: list[IntArray] = []
+    changes: list[tuple[int, tuple[int, ...]]] = []
+    left, reach = num, 1
+    is_ended = is_done = False
+    while not is_done:
+        leaver = _leaver(streams, policies, shares)
+        if leaver is not None:
+            is_ended = is_done = shares.count(0) == len(shares) - 1
+            if not is_done:
+                shares, credits = without(leaver, shares, credits)
+                changes.append((num - left, shares))
+            continue
+        wanted = left + 1  # one more than is taken, to see whether the run ends here
+        sizes = [s.units(n) for s, n in zip(streams, _num_ahead(streams, shares, credits, wanted * reach), strict=True)]
+        is_all = [len(known) == stream.num_left for known, stream in zip(sizes, streams, strict=True)]
+        turns = fair_turns(shares, credits, sizes, is_all, wanted)
+        part = turns.components[: min(left, _first_leave(streams, policies, turns.components))]
+        counts = np.bincount(part, minlength=len(streams)).tolist()
+        credits = credits_after(shares, credits, [int(u[:n].sum()) for u, n in zip(sizes, counts, strict=True)])
+        for stream, count in zip(streams, counts, strict=True):
+            stream.advance(count)
+        parts.append(part)
+        left -= len(part)
+        if _leaver(streams, policies, shares) is None:
+            is_ended = turns.is_due and len(part) == len(turns.components)
+            is_done = is_ended or len(part) < len(turns.components)
+            reach *= 2  # if there is another round, the sizes that were known did not reach far enough
+    component = np.concatenate(parts)
+    return _Turns(component=component, changes=changes, shares=shares, credits=credits, is_ended=is_ended)
+
+
+def _leaver(streams: Sequence[_Stream], policies: Sequence[OnExhausted], shares: Sequence[int]) -> int | None:
+    """Return a component that has run out and leaves its share to the others, if there is one."""
+    for index, (stream, policy, share) in enumerate(zip(streams, policies, shares, strict=True)):
+        if share and not stream.num_left and policy is OnExhausted.REDISTRIBUTE:
+            return index
+    return None
+
+
+def _first_leave(streams: Sequence[_Stream], policies: Sequence[OnExhausted], component: IntArray) -> int:
+    """Return how many of the turns there are until a component that then leaves has taken its last sample."""
+    counts = np.bincount(component, minlength=len(streams)).tolist()
+    leaves = [
+        int(np.flatnonzero(component == index)[stream.num_left - 1]) + 1
+        for index, (stream, policy) in enumerate(zip(streams, policies, strict=True))
+        if policy is OnExhausted.REDISTRIBUTE and 0 < stream.num_left <= counts[index]
+    ]
+    return min(leaves, default=len(component))
+
+
+def _num_ahead(streams: Sequence[_Stream], shares: Sequence[int], credits: Sequence[int], num: int) -> list[int]:
+    """Return how many samples each component is about to take while all of them take ``num``.
+
+    Exactly enough where every sample counts one; else, from the mean sizes, about as many.
     """
-    rows = Rows.concat([part for _, _, part in parts])
-    component = np.repeat([index for index, _, _ in parts], [len(part) for _, _, part in parts]).astype(np.int64)
-    number = np.repeat([number for _, number, _ in parts], [len(part) for _, _, part in parts]).astype(np.int64)
-    order = np.lexsort((rows.row, rows.file_id, rows.registration, number, component))
-    rows, component, number = rows.take(order), component[order], number[order]
-    same = (np.diff(component) == 0) & (np.diff(number) == 0) & (np.diff(rows.registration) == 0)
-    follows = same & (np.diff(rows.file_id) == 0) & (np.diff(rows.row) == 1)
-    starts = np.flatnonzero(np.append(True, ~follows))
-    stops = np.append(starts[1:], len(rows)) - 1
-    return Intervals(
-        component=component[starts],
-        registration=rows.registration[starts],
-        file_id=rows.file_id[starts],
-        row_start=rows.row[starts],
-        row_stop=rows.row[stops] + 1,
-        byte_start=rows.byte_start[starts],
-        byte_stop=rows.byte_stop[stops],
-        pass_number=number[starts],
-    )
+    means = [stream.mean_units for stream in streams]
+    units = num / sum(share / SCALE / mean for share, mean in zip(shares, means, strict=True))
+    return [
+        int((max(0, share * units + credit) / SCALE) / mean) + 2
+        for share, credit, mean in zip(shares, credits, means, strict=True)
+    ]

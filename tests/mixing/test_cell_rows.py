@@ -168,41 +168,60 @@ def test_rows_fetched_in_segments_are_those_kept_in_memory(
 # Spreading a component over its cells
 
 
-remainders = st.lists(st.integers(0, 400), min_size=1, max_size=8).filter(any)
+sizes_of_cells = st.lists(st.integers(0, 400), min_size=1, max_size=8).filter(any)
 
 
-def test_cells_come_in_proportion_to_what_remains() -> None:
-    assert spread(np.array([2, 4]), 6).tolist() == [1, 0, 1, 1, 0, 1]
-    assert spread(np.array([1, 1, 1]), 3).tolist() == [0, 1, 2]
-    assert spread(np.array([0, 3, 0, 3]), 6).tolist() == [1, 3, 1, 3, 1, 3]
-    assert spread(np.array([5]), 3).tolist() == [0, 0, 0]
+def spread_all(sizes: list[int]) -> list[int]:
+    return list(spread(np.array(sizes), np.zeros(len(sizes), np.int64), sum(sizes)).tolist())
 
 
-@settings(deadline=None)
-@given(remaining=remainders)
-def test_all_that_remains_is_spread(remaining: list[int]) -> None:
-    cells = spread(np.array(remaining), sum(remaining))
-    assert np.bincount(cells, minlength=len(remaining)).tolist() == remaining
+def test_cells_come_in_proportion_to_their_sizes() -> None:
+    assert spread_all([2, 4]) == [1, 0, 1, 1, 0, 1]
+    assert spread_all([1, 1, 1]) == [0, 1, 2]
+    assert spread_all([0, 3, 0, 3]) == [1, 3, 1, 3, 1, 3]
+    assert spread(np.array([5]), np.array([1]), 3).tolist() == [0, 0, 0]
 
 
 @settings(deadline=None)
-@given(remaining=remainders, data=st.data())
-def test_fewer_samples_are_spread_as_the_beginning_of_more(remaining: list[int], data: st.DataObject) -> None:
-    whole = spread(np.array(remaining), sum(remaining)).tolist()
-    num = data.draw(st.integers(0, sum(remaining)))
-    assert spread(np.array(remaining), num).tolist() == whole[:num]
+@given(sizes=sizes_of_cells)
+def test_all_samples_are_spread(sizes: list[int]) -> None:
+    assert np.bincount(spread_all(sizes), minlength=len(sizes)).tolist() == sizes
 
 
 @settings(deadline=None)
-@given(remaining=remainders)
-def test_every_prefix_is_in_proportion_to_what_remained(remaining: list[int]) -> None:
-    cells = spread(np.array(remaining), sum(remaining))
-    share = np.array(remaining) / sum(remaining)
-    taken = np.cumsum(cells[:, None] == np.arange(len(remaining)), axis=0)
+@given(sizes=sizes_of_cells, data=st.data())
+def test_a_spread_that_is_cut_anywhere_and_continued_is_the_same(sizes: list[int], data: st.DataObject) -> None:
+    whole = spread_all(sizes)
+    start = data.draw(st.integers(0, len(whole)))
+    stop = data.draw(st.integers(start, len(whole)))
+    taken = np.bincount(np.array(whole[:start], np.int64), minlength=len(sizes))
+    assert spread(np.array(sizes), taken, stop - start).tolist() == whole[start:stop]
+
+
+@settings(deadline=None)
+@given(sizes=sizes_of_cells)
+def test_every_prefix_of_a_spread_is_in_proportion(sizes: list[int]) -> None:
+    cells = np.array(spread_all(sizes))
+    share = np.array(sizes) / sum(sizes)
+    taken = np.cumsum(cells[:, None] == np.arange(len(sizes)), axis=0)
     ideal = np.arange(1, len(cells) + 1)[:, None] * share
-    assert (np.abs(taken - ideal) <= 0.5 + share * len(remaining) / 2 + 1e-9).all()
+    assert (np.abs(taken - ideal) <= 0.5 + share * len(sizes) / 2 + 1e-9).all()
+
+
+@settings(deadline=None)
+@given(data=st.data(), sizes=sizes_of_cells)
+def test_cells_that_are_behind_come_first(data: st.DataObject, sizes: list[int]) -> None:
+    taken = [data.draw(st.integers(0, size)) for size in sizes]
+    found = spread(np.array(sizes), np.array(taken), sum(sizes) - sum(taken)).tolist()
+    assert found == [
+        c
+        for c, _ in sorted(
+            ((c, j) for c in range(len(sizes)) for j in range(taken[c], sizes[c])),
+            key=lambda cj: ((cj[1] + 0.5) / sizes[cj[0]], cj[0]),
+        )
+    ]
 
 
 def test_a_large_component_is_spread_without_listing_it() -> None:
-    cells = spread(np.array([10**11, 3 * 10**11]), 1000)
+    cells = spread(np.array([10**11, 3 * 10**11]), np.array([10**10, 3 * 10**10]), 1000)
     assert np.bincount(cells).tolist() == [250, 750]

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixlake.catalog import Catalog, ScheduleError
-from mixlake.mixing.chunks import Chunk, ChunkLog, Intervals, delivery
+from mixlake.mixing.chunks import Chunk, ChunkLog, delivery
+from mixlake.mixing.intervals import Intervals
 
 COMPONENTS = ["english", "german"]
 

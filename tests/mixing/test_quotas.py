@@ -2,43 +2,81 @@
 
 from collections.abc import Sequence
 from fractions import Fraction
-from itertools import cycle, islice
+from itertools import accumulate, cycle, islice
+from math import ceil
 
+import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mixlake.mixing.quotas import SCALE, FairQueue, integer_shares, without
+from mixlake.mixing.quotas import SCALE, Turns, credits_after, fair_turns, integer_shares, without
 
-ROUNDING = SCALE // 10**9
-"""Turns are decided in floating point: a billionth of a unit either way is a tie."""
+TIE = 256
+"""Finish times are compared as whole numbers of 1/256 unit."""
 TINY_AND_BIG = [1e-4] * 200 + [1.0]
 
 weights_lists = st.lists(st.floats(1e-6, 1.0) | st.just(1e-6), min_size=1, max_size=12)
 size_lists = st.lists(st.integers(0, 50) | st.integers(1, 10_000), min_size=1, max_size=8)
 
 
+def repeated(sizes: Sequence[Sequence[int]], num: int) -> list[list[int]]:
+    return [list(islice(cycle(s), num)) for s in sizes]
+
+
+def reference(shares: Sequence[int], credits: Sequence[int], sizes: Sequence[Sequence[int]], num: int) -> list[int]:
+    """The rule as it is written: of those not ahead of their share, whose next sample would be finished first."""
+    credits, coming = list(credits), [iter(s) for s in sizes]
+    heads = [next(c) for c in coming]
+    clock, order = 0, []
+    start = [Fraction(-credit, share) if share else None for credit, share in zip(credits, shares, strict=True)]
+    for _ in range(num):
+        present = [(i, s) for i, s in enumerate(start) if s is not None]
+        ready = [(i, s) for i, s in present if s <= clock]
+        finish = {i: s + Fraction(heads[i] * SCALE, shares[i]) for i, s in ready}
+        turn = min(finish, key=lambda i: (ceil(TIE * finish[i]), i))
+        order.append(turn)
+        clock += heads[turn]
+        start[turn], heads[turn] = finish[turn], next(coming[turn])
+    return order
+
+
 class Model:
-    """A queue driven from lists of sizes, and what each component got."""
+    """What each component got so far, from lists of sizes that are repeated for ever."""
 
     def __init__(
         self, shares: Sequence[int], sizes: Sequence[Sequence[int]] | None = None, credits: Sequence[int] | None = None
     ) -> None:
-        self._sizes = [cycle(s) for s in sizes] if sizes is not None else [cycle([1]) for _ in shares]
-        self.next_sizes = [next(size) for size in self._sizes]
-        self.queue = FairQueue(shares, credits or [0] * len(shares), self.next_sizes)
+        self.shares = shares
+        self.sizes = sizes if sizes is not None else [[1] for _ in shares]
+        self.credits = tuple(credits or [0] * len(shares))
+        self._taken = [0] * len(shares)
 
-    def take(self) -> tuple[int, int]:
-        """Take one sample; return its component and size."""
-        component = self.queue.peek()
-        size = self.next_sizes[component]
-        self.next_sizes[component] = next(self._sizes[component])
-        self.queue.take(self.next_sizes[component])
-        return component, size
+    def take(self, num: int) -> list[tuple[int, int]]:
+        """Take samples; return component and size of each."""
+        known = num
+        while True:
+            coming = [list(islice(cycle(s), n, n + known)) for s, n in zip(self.sizes, self._taken, strict=True)]
+            turns = fair_turns(
+                self.shares, self.credits, [np.array(c, np.int64) for c in coming], [False] * len(coming), num
+            )
+            if len(turns.components) == num:
+                break
+            known *= 2  # what comes after these sizes would have mattered
+        heads = [iter(c) for c in coming]
+        taken = [(component, next(heads[component])) for component in turns.components.tolist()]
+        assert not turns.is_due
+        units = [sum(size for c, size in taken if c == component) for component in range(len(coming))]
+        self.credits = credits_after(self.shares, self.credits, units)
+        self._taken = [n + sum(c == component for c, _ in taken) for component, n in enumerate(self._taken)]
+        return taken
 
-    def restart(self, shares: Sequence[int]) -> None:
-        """Go on with a new queue that knows the old one's credits, as every chunk does."""
-        self.queue = FairQueue(shares, self.queue.credits(), self.next_sizes)
+
+def credits_along(model: Model, taken: Sequence[tuple[int, int]]) -> list[list[int]]:
+    """What each component is owed after every prefix."""
+    steps = [[size if component == turn else 0 for component in range(len(model.shares))] for turn, size in taken]
+    sums = accumulate(steps, lambda one, other: [a + b for a, b in zip(one, other, strict=True)])
+    return [list(credits_after(model.shares, model.credits, units)) for units in sums]
 
 
 # Shares
@@ -67,25 +105,26 @@ def test_a_zero_weight_has_no_share() -> None:
 # Samples
 
 
+def components(model: Model, num: int) -> list[int]:
+    return [component for component, _ in model.take(num)]
+
+
 def test_components_are_spread_evenly() -> None:
-    model = Model(integer_shares([0.5, 0.25, 0.25]))
-    assert [model.take()[0] for _ in range(12)] == [0, 1, 0, 2] * 3
+    assert components(Model(integer_shares([0.5, 0.25, 0.25])), 12) == [0, 1, 0, 2] * 3
 
 
 def test_equal_components_take_turns() -> None:
-    model = Model(integer_shares([1.0, 1.0, 1.0]))
-    assert [model.take()[0] for _ in range(9)] == [0, 1, 2] * 3
+    assert components(Model(integer_shares([1.0, 1.0, 1.0])), 9) == [0, 1, 2] * 3
 
 
 def test_a_component_without_a_share_never_comes() -> None:
-    model = Model(integer_shares([0.0, 1.0, 0.0, 2.0]))
-    assert [model.take()[0] for _ in range(6)] == [3, 1, 3] * 2
+    assert components(Model(integer_shares([0.0, 1.0, 0.0, 2.0])), 6) == [3, 1, 3] * 2
 
 
 def test_a_component_alone_always_comes() -> None:
     model = Model(integer_shares([0.1]))
-    assert {model.take() for _ in range(50)} == {(0, 1)}
-    assert model.queue.credits() == [0]
+    assert model.take(50) == [(0, 1)] * 50
+    assert model.credits == (0,)
 
 
 @settings(deadline=None, max_examples=60)
@@ -98,31 +137,44 @@ def test_a_component_alone_always_comes() -> None:
 def test_every_prefix_is_within_one_sample_of_the_weights(weights: list[float], num: int) -> None:
     exact = [Fraction(w) / sum(map(Fraction, weights)) for w in weights]
     model = Model(integer_shares(weights))
-    taken = [0] * len(weights)
-    for length in range(1, num + 1):
-        taken[model.take()[0]] += 1
-        assert all(abs(t - w * length) < 1 + 1e-9 for t, w in zip(taken, exact, strict=True))
-        credits = model.queue.credits()
+    for length, credits in enumerate(credits_along(model, model_copy(model).take(num)), start=1):
         assert sum(credits) == 0
-        assert max(map(abs, credits)) <= SCALE + ROUNDING
+        assert max(map(abs, credits)) < SCALE
+        for share, weight, credit in zip(model.shares, exact, credits, strict=True):
+            assert abs(Fraction(credit - share * length, SCALE) + weight * length) < 1 + 1e-9
+
+
+def model_copy(model: Model) -> Model:
+    return Model(model.shares, model.sizes, model.credits)
 
 
 def test_tiny_components_come_once_each_in_their_period() -> None:
     model = Model(integer_shares(TINY_AND_BIG))
     period = round(sum(TINY_AND_BIG) / 1e-4)
     for _ in range(3):
-        order = [model.take()[0] for _ in range(period)]
+        order = components(model, period)
         assert [order.count(tiny) for tiny in range(200)] == [1] * 200
 
 
 def test_a_weight_of_a_millionth_is_honoured_over_a_million_samples() -> None:
-    model = Model(integer_shares([1e-6, 1 - 1e-6]))
-    taken = [model.take()[0] for _ in range(1_000_000)]
-    assert taken.count(0) == 1
-    assert max(map(abs, model.queue.credits())) <= 1_000_000  # of SCALE: the share is rounded by less than one
+    shares = integer_shares([1e-6, 1 - 1e-6])
+    turns = fair_turns(shares, [0, 0], [np.ones(1_000_000, np.int64)] * 2, [False] * 2, 1_000_000)
+    assert np.bincount(turns.components).tolist() == [1, 999_999]
+    assert max(map(abs, credits_after(shares, [0, 0], [1, 999_999]))) <= 1_000_000  # the share is rounded by below one
 
 
 # Sizes
+
+
+@settings(deadline=None)
+@given(data=st.data(), weights=weights_lists, num=st.integers(1, 300))
+def test_turns_are_those_of_the_rule_as_it_is_written(data: st.DataObject, weights: list[float], num: int) -> None:
+    sizes = data.draw(st.lists(size_lists.filter(any), min_size=len(weights), max_size=len(weights)) | st.none())
+    model = Model(integer_shares(weights), sizes)
+    model.take(data.draw(st.integers(1, 40)))
+    start = [*model.credits]
+    ahead = model_copy(model)
+    assert components(ahead, num) == reference(model.shares, start, repeated(model.sizes, num + 1), num)
 
 
 @settings(deadline=None)
@@ -133,25 +185,31 @@ def test_nobody_is_ahead_by_more_than_its_own_sample_or_behind_by_more_than_the_
     sizes = data.draw(st.lists(size_lists.filter(any), min_size=len(weights), max_size=len(weights)))
     largest = max(max(s) for s in sizes)
     model = Model(integer_shares(weights), sizes)
+    taken = model_copy(model).take(num)
     last_size = [0] * len(weights)
-    for _ in range(num):
-        component, size = model.take()
+    for (component, size), credits in zip(taken, credits_along(model, taken), strict=True):
         last_size[component] = size
-        credits = model.queue.credits()
         assert sum(credits) == 0
         for credit, last in zip(credits, last_size, strict=True):
-            assert -last * SCALE - ROUNDING * largest <= credit <= largest * SCALE + ROUNDING * largest
+            assert -last * SCALE <= credit <= largest * SCALE + SCALE // TIE
 
 
 def test_a_large_sample_is_paid_back_before_the_next() -> None:
     model = Model(integer_shares([1.0, 1.0]), [[10], [1]])
-    assert [model.take()[0] for _ in range(24)] == [1, 0, *[1] * 10, 0, *[1] * 10, 0]
+    assert components(model, 24) == [1, 0, *[1] * 10, 0, *[1] * 10, 0]
 
 
 def test_empty_samples_are_given_away_at_once_and_cost_nothing() -> None:
     model = Model(integer_shares([1.0, 1.0]), [[0, 0, 0, 2], [2]])
-    assert [model.take() for _ in range(10)] == [(0, 0)] * 3 + [(0, 2), (1, 2)] + [(0, 0)] * 3 + [(0, 2), (1, 2)]
-    assert model.queue.credits() == [0, 0]
+    assert model.take(10) == [(0, 0)] * 3 + [(0, 2), (1, 2)] + [(0, 0)] * 3 + [(0, 2), (1, 2)]
+    assert model.credits == (0, 0)
+
+
+def test_sizes_and_shares_may_be_as_far_apart_as_can_be() -> None:
+    model = Model(integer_shares([1e-14, 1.0, 1.0]), [[1 << 34], [1 << 40], [1 << 33]])
+    order = components(model, 300)
+    assert order == reference(model.shares, [0, 0, 0], repeated(model.sizes, 301), 300)
+    assert order.count(0) == 1
 
 
 # Continuing
@@ -159,36 +217,42 @@ def test_empty_samples_are_given_away_at_once_and_cost_nothing() -> None:
 
 @settings(deadline=None)
 @given(data=st.data(), weights=weights_lists, cuts=st.lists(st.integers(1, 60), min_size=1, max_size=12))
-def test_a_sequence_may_be_cut_anywhere_and_continued_from_its_credits(
+def test_a_sequence_that_is_cut_anywhere_and_continued_from_its_credits_is_the_same(
     data: st.DataObject, weights: list[float], cuts: list[int]
 ) -> None:
-    sizes = data.draw(st.lists(size_lists.filter(any), min_size=len(weights), max_size=len(weights)))
-    largest = max(max(s) for s in sizes)
-    shares = integer_shares(weights)
-    model = Model(shares, sizes)
-    for length in cuts:
-        for _ in range(length):
-            model.take()
-            assert sum(model.queue.credits()) == 0
-            assert max(map(abs, model.queue.credits())) <= largest * (SCALE + ROUNDING)
-        model.restart(shares)
+    sizes = data.draw(st.lists(size_lists.filter(any), min_size=len(weights), max_size=len(weights)) | st.none())
+    whole, cut = (Model(integer_shares(weights), sizes) for _ in range(2))
+    assert whole.take(sum(cuts)) == [sample for length in cuts for sample in cut.take(length)]
+    assert whole.credits == cut.credits
 
 
-def test_continuing_gives_the_sequence_that_was_cut() -> None:
-    shares = integer_shares([0.37, 0.21, 0.42])
-    whole, cut = Model(shares), Model(shares)
-    expected = [whole.take() for _ in range(1000)]
-    found = []
-    for length in islice(cycle([1, 7, 2, 90]), 40):
-        found += [cut.take() for _ in range(length)]
-        cut.restart(shares)
-    assert found[:1000] == expected
+# What is not there, and what is not known
 
 
-def test_the_clock_counts_what_this_queue_gave_out() -> None:
-    model = Model(integer_shares([1.0, 1.0]), [[10], [1]])
-    taken = [model.take()[1] for _ in range(5)]
-    assert model.queue.clock == sum(taken) == 14
+def turns_of(sizes: Sequence[Sequence[int]], is_all: Sequence[bool], num: int) -> tuple[list[int], bool]:
+    shares = integer_shares([1.0] * len(sizes))
+    found = fair_turns(shares, [0] * len(sizes), [np.array(s, np.int64) for s in sizes], is_all, num)
+    assert isinstance(found, Turns)
+    return found.components.tolist(), found.is_due
+
+
+def test_turns_end_in_front_of_a_component_that_has_nothing_left() -> None:
+    assert turns_of([[1, 1], [1] * 9], [True, True], 100) == ([0, 1, 0, 1], True)
+    assert turns_of([[1, 1], [1] * 9], [True, True], 5) == ([0, 1, 0, 1], True)
+    assert turns_of([[1, 1], [1] * 9], [True, True], 4) == ([0, 1, 0, 1], False)
+    assert turns_of([[], [1] * 9], [True, True], 4) == ([], True)
+
+
+def test_turns_end_where_a_size_that_is_not_known_would_matter() -> None:
+    assert turns_of([[1, 1], [1] * 9], [False, True], 100) == ([0, 1, 0, 1], False)
+    assert turns_of([[4], [1] * 9], [False, True], 100) == ([1, 0, 1, 1, 1], False)
+    assert turns_of([[1], []], [True, False], 100) == ([], False)
+
+
+def test_credits_that_nobody_can_work_off_do_not_stop_the_others() -> None:
+    shares = [0, SCALE // 2, SCALE // 2]
+    turns = fair_turns(shares, [4 * SCALE, -2 * SCALE, -2 * SCALE], [np.ones(9, np.int64)] * 3, [False] * 3, 6)
+    assert turns.components.tolist() == [1, 2] * 3
 
 
 # Leaving
@@ -201,9 +265,8 @@ def test_when_a_component_leaves_the_others_share_what_it_had(
 ) -> None:
     shares = integer_shares(weights)
     model = Model(shares)
-    for _ in range(num):
-        model.take()
-    credits = model.queue.credits()
+    model.take(num)
+    credits = model.credits
     leaver = data.draw(st.integers(0, len(weights) - 1))
     new_shares, new_credits = without(leaver, shares, credits)
     assert (new_shares[leaver], new_credits[leaver]) == (0, 0)
@@ -216,7 +279,7 @@ def test_when_a_component_leaves_the_others_share_what_it_had(
 
 
 def test_shares_that_were_zero_stay_zero_when_a_component_leaves() -> None:
-    assert without(0, [SCALE // 2, 0, SCALE // 2], [-6, 0, 6]) == ([0, 0, SCALE], [0, 0, 0])
+    assert without(0, [SCALE // 2, 0, SCALE // 2], [-6, 0, 6]) == ((0, 0, SCALE), (0, 0, 0))
 
 
 def test_the_last_component_cannot_leave() -> None:

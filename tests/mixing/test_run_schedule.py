@@ -268,10 +268,10 @@ def test_an_error_while_drawing_loses_nothing(
     interrupted = Run.start(catalog, new_name(), mixture, chunk_size=300)
     draw = Scheduler.draw
 
-    def interrupt(scheduler: Scheduler, cursor: Cursor) -> Any:
-        if cursor.next_chunk == 5:
+    def interrupt(scheduler: Scheduler, cursor: Cursor, num_chunks: int) -> Any:
+        if cursor.next_chunk == 2:
             raise KeyboardInterrupt
-        return draw(scheduler, cursor)
+        return draw(scheduler, cursor, num_chunks)
 
     interrupted.schedule(2)
     monkeypatch.setattr(Scheduler, "draw", interrupt)

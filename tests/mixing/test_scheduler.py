@@ -20,7 +20,7 @@ from mixlake.mixing.cell_rows import CellRows
 from mixlake.mixing.cells import CellPlan, find_cells
 from mixlake.mixing.chunks import Chunk, delivery
 from mixlake.mixing.index import IndexReader
-from mixlake.mixing.scheduler import Cursor, Scheduler
+from mixlake.mixing.scheduler import Cursor, Reweighting, Scheduler
 
 MakeMixture = Callable[..., Mixture]
 MakeCatalog = Callable[..., Catalog]
@@ -60,8 +60,9 @@ def make_scheduler(
 
 def chunks_from(scheduler: Scheduler, cursor: Cursor) -> Iterator[tuple[Chunk, Cursor]]:
     while not cursor.is_ended:
-        chunk, cursor = scheduler.draw(cursor)
-        yield chunk, cursor
+        drawn = scheduler.draw(cursor, 1)
+        cursor = drawn.cursor
+        yield drawn.chunks[0], cursor
 
 
 def draw_all(catalog: Catalog, mixture: Mixture, *, seed: int = 0, chunk_size: int = 100) -> Drawn:
@@ -255,6 +256,38 @@ def test_a_cursor_that_went_through_json_gives_the_same_chunks_to_a_new_schedule
     again = make_scheduler(catalog, mixture, find_cells(catalog, mixture), chunk_size=chunk_size)
     rest = [plain(chunk) for chunk, _ in islice(chunks_from(again, cursor), 4)]
     assert rest == [plain(chunk) for chunk, _ in steps[cut + 1 : cut + 5]]
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    components=mixtures,
+    unit=st.sampled_from(Unit),
+    chunk_size=st.sampled_from([7, 30, 170]),
+    cuts=st.lists(st.integers(1, 9), min_size=1, max_size=6),
+)
+def test_it_does_not_matter_how_many_chunks_are_drawn_at_once(
+    catalog: Catalog,
+    make_mixture: MakeMixture,
+    components: list[tuple[str, float, str]],
+    unit: Unit,
+    chunk_size: int,
+    cuts: list[int],
+) -> None:
+    mixture = make_mixture(*components, unit=unit, filter="n % 3 = 0")
+    plan = find_cells(catalog, mixture)
+    scheduler = make_scheduler(catalog, mixture, plan, chunk_size=chunk_size)
+    whole = scheduler.draw(Cursor.start(mixture, plan), 1_000)
+    assert whole.cursor.is_ended
+    cursor = Cursor.start(mixture, plan)
+    chunks: list[Chunk] = []
+    changes: list[Reweighting] = []
+    for num in [*cuts, 1_000]:
+        if not cursor.is_ended:
+            drawn = scheduler.draw(cursor, num)
+            cursor, chunks, changes = drawn.cursor, chunks + drawn.chunks, changes + drawn.changes
+    assert [plain(chunk) for chunk in chunks] == [plain(chunk) for chunk in whole.chunks]
+    assert (changes, cursor) == (whole.changes, whole.cursor)
+    assert [change.version for change in changes] == list(range(2, cursor.weights_version + 1))
 
 
 # Cases worth their own name

@@ -1,0 +1,75 @@
+"""Drawn samples, sorted by chunk, component and storage, and merged into runs of consecutive rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from mixlake.catalog.records import IntArray
+from mixlake.mixing.index import Rows
+
+_KEY_BITS = 63
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Intervals:
+    """Runs of consecutive rows, sorted by component, pass, registration, file and row. One entry per interval."""
+
+    component: IntArray
+    """Index into the weights version's components."""
+    registration: IntArray
+    """Index into ``Chunk.registrations``."""
+    file_id: IntArray
+    row_start: IntArray
+    row_stop: IntArray
+    byte_start: IntArray
+    byte_stop: IntArray
+    pass_number: IntArray
+
+    def __len__(self) -> int:
+        return len(self.row_start)
+
+    def take(self, part: slice) -> Intervals:
+        """Return some of the intervals."""
+        return Intervals(**{field.name: getattr(self, field.name)[part] for field in fields(self)})
+
+
+def merge_rows(
+    rows: Rows, *, chunk: IntArray, component: IntArray, pass_number: IntArray
+) -> tuple[Intervals, IntArray]:
+    """Return the intervals of all chunks, one chunk's after the other's, and the chunk of each. All are by sample."""
+    columns = [chunk, component, pass_number, rows.registration, rows.file_id, rows.row]
+    order, is_start = _sorted_runs(columns)
+    firsts = np.flatnonzero(is_start)
+    start, stop = order[firsts], order[np.append(firsts[1:], len(order)) - 1]
+    intervals = Intervals(
+        component=component[start],
+        registration=rows.registration[start],
+        file_id=rows.file_id[start],
+        row_start=rows.row[start],
+        row_stop=rows.row[stop] + 1,
+        byte_start=rows.byte_start[start],
+        byte_stop=rows.byte_stop[stop],
+        pass_number=pass_number[start],
+    )
+    return intervals, chunk[start]
+
+
+def _sorted_runs(columns: list[IntArray]) -> tuple[IntArray, IntArray]:
+    """Return the lexicographic order of the columns, and where, in it, the last column is not the one before plus one.
+
+    One sort of one word where the columns fit into it side by side: a third of the time of sorting by each in turn.
+    """
+    widths = [(int(column.max(initial=0)) + 1).bit_length() for column in columns]  # one more: no row of all ones
+    if sum(widths) <= _KEY_BITS:
+        key = columns[0]
+        for column, width in zip(columns[1:], widths[1:], strict=True):
+            key = (key << width) + column
+        order = np.argsort(key, kind="stable")
+        follows = np.diff(key[order]) == 1
+    else:
+        order = np.lexsort(columns[::-1])
+        *same, last = (np.diff(column[order]) for column in columns)
+        follows = (last == 1) & ~np.any(same, axis=0)
+    return order, np.append(True, ~follows)
