@@ -2,7 +2,9 @@
 
 from mixlake.catalog.catalog import Catalog
 from mixlake.catalog.errors import ConfigError, DataError, LakeError, MixlakeError, QueryError, ScheduleError
-from mixlake.catalog.records import BatchFunction, DataFile, Dataset, Part, Property, Removal, Span
+from mixlake.catalog.quality import Quality
+from mixlake.catalog.records import BatchFunction, DataFile, Dataset, Part, Property, RecordFunction, Removal, Span
+from mixlake.catalog.text_properties import Language, NumTokens
 
 __all__ = [
     "BatchFunction",
@@ -12,10 +14,14 @@ __all__ = [
     "DataFile",
     "Dataset",
     "LakeError",
+    "Language",
     "MixlakeError",
+    "NumTokens",
     "Part",
     "Property",
+    "Quality",
     "QueryError",
+    "RecordFunction",
     "Removal",
     "ScheduleError",
     "Span",

@@ -21,7 +21,7 @@ from mixlake.catalog.listing import find_files
 from mixlake.catalog.problems import checked_on_error
 from mixlake.catalog.properties import declare
 from mixlake.catalog.publishing import read_datasets
-from mixlake.catalog.records import BatchFunction, Dataset, Progress
+from mixlake.catalog.records import Dataset, Progress, RecordFunction
 from mixlake.catalog.registration import Registration, register_files
 from mixlake.catalog.sql import run_query
 
@@ -118,7 +118,7 @@ class Catalog:
         *,
         format: str | None = None,
         text: str = "text",
-        properties: Mapping[str, str | BatchFunction] | None = None,
+        properties: Mapping[str, str | RecordFunction] | None = None,
         exclude: Sequence[str] = (),
         options: Mapping[str, Any] | None = None,
         replace: bool = False,
@@ -133,7 +133,8 @@ class Catalog:
             format: ``files``, ``jsonl``, ``parquet``, …; inferred from the names where it is not given.
             text: the record field that holds a sample's text.
             properties: name to SQL expression over the record (``meta.language``, ``character_length(text)``), or to
-                a `BatchFunction`. Every record also has ``_path``, ``_row`` and, by format, ``_num_bytes``.
+                a batch function (`Language`, a `BatchFunction`, …). Every record also has ``_path``, ``_row`` and, by
+                format, ``_num_bytes``.
             exclude: glob patterns of relative paths to leave out.
             options: options of the format.
             replace: take the place of a dataset of that name; older versions keep showing the old one.

@@ -14,7 +14,7 @@ from datafusion import SessionConfig, SessionContext
 
 from mixlake.catalog.errors import ConfigError, DataError, listed, nearest
 from mixlake.catalog.fields import field_names, is_path, mentioned_fields, nest, parse_path
-from mixlake.catalog.records import BatchFunction, Block, DataFile, FieldPath, PropertyFunction
+from mixlake.catalog.records import BatchFunction, Block, DataFile, FieldPath, RecordFunction
 from mixlake.catalog.schema import RESERVED_COLUMNS, TIMESTAMP
 from mixlake.catalog.sql import first_line, refuse_impure
 
@@ -34,11 +34,11 @@ class Declared:
 
     name: str
     expression: str
-    function: BatchFunction | None
+    function: RecordFunction | None
     fields: tuple[FieldPath, ...]
 
 
-def declare(properties: Mapping[str, str | BatchFunction]) -> list[Declared]:
+def declare(properties: Mapping[str, str | RecordFunction]) -> list[Declared]:
     """Check names and expressions, and find the fields they need.
 
     Raises:
@@ -52,16 +52,14 @@ def declare(properties: Mapping[str, str | BatchFunction]) -> list[Declared]:
             raise ConfigError(
                 f"property name {name!r} is taken; samples already has: {listed(sorted(RESERVED_COLUMNS))}"
             )
-        if isinstance(source, BatchFunction):
-            paths = tuple(parse_path(field) for field in source.fields)
-            declared.append(
-                Declared(name=name, expression=_qualified_name(source.function), function=source, fields=paths)
-            )
-        elif isinstance(source, str) and source.strip():
+        if isinstance(source, str) and source.strip():
             refuse_impure(source, f"property {name!r}")
             declared.append(
                 Declared(name=name, expression=source, function=None, fields=tuple(mentioned_fields(source)))
             )
+        elif not isinstance(source, str) and callable(source) and hasattr(source, "fields"):
+            paths = tuple(parse_path(field) for field in source.fields)
+            declared.append(Declared(name=name, expression=_qualified_name(source), function=source, fields=paths))
         else:
             raise ConfigError(f"property {name!r}: expected an SQL expression or a BatchFunction, got {source!r}")
     return declared
@@ -227,7 +225,7 @@ class PropertyColumns:
     def _call(self, prop: Declared, batch: pa.RecordBatch, block: Block, files: Sequence[DataFile]) -> pa.Array:
         assert prop.function is not None
         try:
-            values = prop.function.function(batch)
+            values = prop.function(batch)
         except Exception as error:
             place = _first_place(block, files)
             error.add_note(f"while {prop.expression} computed property {prop.name!r} of {self.dataset!r} at {place}")
@@ -379,6 +377,7 @@ def storable_type(kind: pa.DataType) -> pa.DataType | None:
     return kind if types.is_null(kind) or types.is_boolean(kind) or types.is_date32(kind) else None
 
 
-def _qualified_name(function: PropertyFunction) -> str:
+def _qualified_name(source: RecordFunction) -> str:
+    function = source.function if isinstance(source, BatchFunction) else source
     named = function if hasattr(function, "__qualname__") else type(function)  # a functools.partial has no name
     return f"{named.__module__}.{named.__qualname__}"

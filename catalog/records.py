@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +15,17 @@ IntArray: TypeAlias = npt.NDArray[np.int64]
 FieldPath: TypeAlias = tuple[str, ...]
 """Names from the top of a record down to one field: ``("meta", "language")``."""
 
-PropertyFunction: TypeAlias = Callable[[pa.RecordBatch], pa.Array]
-"""A batch function: the records of some samples in, one value per sample out."""
+
+class RecordFunction(Protocol):
+    """Computes a property of many samples at once. Frozen dataclasses can be computed anew when files are added."""
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The fields it needs, in the order of the columns that it gets."""
+
+    def __call__(self, records: pa.RecordBatch) -> pa.Array:
+        """Return one value per record."""
+
 
 Progress: TypeAlias = Callable[[int, int, str], None]
 """Called as ``progress(done, total, unit)`` while long work goes on; ``total`` may grow."""
@@ -115,9 +124,13 @@ class Problem:
 class BatchFunction:
     """A property computed by a Python function instead of SQL."""
 
-    function: PropertyFunction
+    function: Callable[[pa.RecordBatch], pa.Array]
     fields: tuple[str, ...]
     """The fields it needs; it gets a record batch of these."""
+
+    def __call__(self, records: pa.RecordBatch) -> pa.Array:
+        """Return one value per record."""
+        return self.function(records)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -42,8 +42,8 @@ def make_record(n: int) -> dict[str, Any]:
 def small_blocks() -> Iterator[None]:
     """Blocks of some kilobytes, so that small files have many."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mixlake.catalog.registration._BYTES_PER_BLOCK", 16_384)
-        patch.setattr("mixlake.catalog.format_jsonl._BYTES_PER_BLOCK", 16_384)
+        patch.setattr("mixlake.catalog.scanning._BYTES_PER_BLOCK", 16_384)
+        patch.setattr("mixlake.catalog.text_regions._BYTES_PER_REGION", 16_384)
         yield
 
 
