@@ -102,30 +102,11 @@ class ChunkLog:
         Raises:
             ScheduleError: another scheduler committed chunks of this run.
         """
-        now = datetime.now(UTC)
-        rows = [
-            pa.table(
-                {
-                    "run": [self._run],
-                    "chunk": [chunk.number],
-                    "weights_version": [chunk.weights_version],
-                    "stage": pa.array([chunk.stage], pa.int32()),
-                    "num_samples": [chunk.num_samples],
-                    "intervals": self._to_arrow(chunk),
-                    "component_order": pa.ListArray.from_arrays(
-                        [0, chunk.num_samples], pa.array(chunk.component_order, pa.int16())
-                    ),
-                    "cursor": pa.array([json.dumps(cursor) if chunk is chunks[-1] else None], pa.string()),
-                    "is_last": [chunk.is_last],
-                    "created_at": pa.array([now], schema.TIMESTAMP),
-                }
-            )
-            for chunk in chunks
-        ]
         last = chunks[-1].number
         fence = Fence(application=f"run:{self._run}", seen=previous, number=last)
         try:
-            self._lake.append(schema.CHUNKS, pa.concat_tables(rows), action=f"schedule {self._run}", fence=fence)
+            rows = self._to_arrow(chunks, cursor)
+            self._lake.append(schema.CHUNKS, rows, action=f"schedule {self._run}", fence=fence)
         except LakeError as error:
             raise ScheduleError(
                 f"run {self._run!r}: another scheduler wrote chunks after chunk {previous}; only one may schedule a run"
@@ -172,11 +153,14 @@ class ChunkLog:
         wanted = (pads.field("chunk") >= first) & (pads.field("chunk") < stop)
         return files.to_table(columns=list(columns), filter=wanted, use_threads=False)
 
-    def _to_arrow(self, chunk: Chunk) -> pa.ListArray:
-        intervals = chunk.intervals
+    def _to_arrow(self, chunks: Sequence[Chunk], cursor: dict[str, Any]) -> pa.Table:
+        """Return chunks of the same registrations as a table: column by column, as there may be thousands."""
+        registrations = chunks[0].registrations
+        assert all(chunk.registrations == registrations for chunk in chunks)
+        intervals = Intervals.concat([chunk.intervals for chunk in chunks])
         arrays = [
             pa.array(self._components).take(pa.array(intervals.component)),
-            pa.array(chunk.registrations).take(pa.array(intervals.registration)),
+            pa.array(registrations).take(pa.array(intervals.registration)),
             pa.array(intervals.file_id, pa.int32()),
             pa.array(intervals.row_start),
             pa.array(intervals.row_stop),
@@ -185,7 +169,22 @@ class ChunkLog:
             pa.array(intervals.pass_number, pa.int32()),
         ]
         values = pa.StructArray.from_arrays(arrays, fields=list(schema.INTERVAL_STRUCT))
-        return pa.ListArray.from_arrays([0, len(values)], values)
+        order = pa.array(np.concatenate([chunk.component_order for chunk in chunks]), pa.int16())
+        num = len(chunks)
+        return pa.table(
+            {
+                "run": [self._run] * num,
+                "chunk": [chunk.number for chunk in chunks],
+                "weights_version": [chunk.weights_version for chunk in chunks],
+                "stage": pa.array([chunk.stage for chunk in chunks], pa.int32()),
+                "num_samples": [chunk.num_samples for chunk in chunks],
+                "intervals": pa.ListArray.from_arrays(_offsets([len(chunk.intervals) for chunk in chunks]), values),
+                "component_order": pa.ListArray.from_arrays(_offsets([chunk.num_samples for chunk in chunks]), order),
+                "cursor": pa.array([None] * (num - 1) + [json.dumps(cursor)], pa.string()),
+                "is_last": [chunk.is_last for chunk in chunks],
+                "created_at": pa.array([datetime.now(UTC)] * num, schema.TIMESTAMP),
+            }
+        )
 
     def _from_arrow(self, row: pa.RecordBatch) -> Chunk:
         values = row["intervals"].flatten()
@@ -214,3 +213,7 @@ class ChunkLog:
 
 def _array(column: pa.Array) -> IntArray:
     return np.asarray(pc.fill_null(column, -1).to_numpy(zero_copy_only=False), np.int64)
+
+
+def _offsets(lengths: Sequence[int]) -> pa.Array:
+    return pa.array(np.cumsum([0, *lengths]), pa.int32())

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from datafusion import DataFrame
@@ -19,6 +21,7 @@ from mixlake.catalog.records import IntArray
 from mixlake.mixing.cells import CellPlan, index_frame
 from mixlake.mixing.mixture import Mixture
 from mixlake.mixing.order import PassOrder
+from mixlake.mixing.sorting import lexicographic_order
 
 _MAX_RESIDENT_ROWS = 1 << 20
 _MAX_SEGMENTS = 3
@@ -117,23 +120,24 @@ class IndexReader:
         if len(cells) < plan.num_cells:
             frame = frame.filter(frame.parse_sql_expr(self._cell_predicate(cells)))
         table = frame.to_arrow_table()
-        words_NW = np.stack([_integers(table[word]) for word in self._words], axis=1)
-        cell = _find_rows(plan.words_CW, words_NW)
         registration = _integers(pc.index_in(table["registration"].cast(pa.string()), pa.array(plan.registrations)))
         block = np.searchsorted(
             plan.block_registration_B << 32 | plan.block_number_B, registration << 32 | _integers(table["block"])
         )
+        file_id, row = _integers(table["file_id"]), _integers(table["row"])
+        cell = _find_rows(plan.words_CW, np.stack([_integers(table[word]) for word in self._words], axis=1))
+        storage = lexicographic_order([block, file_id, row])  # None, as a rule: the index is read in storage order
+        by_cell = np.argsort(_narrow(cell if storage is None else cell[storage]), kind="stable")
+        order = by_cell if storage is None else storage[by_cell]
         rows = Rows(
-            registration=registration,
-            file_id=_integers(table["file_id"]),
-            row=_integers(table["row"]),
-            byte_start=_integers(table["byte_start"]),
-            byte_stop=_integers(table["byte_stop"]),
-            units=_integers(table["units"]),
+            registration=registration[order],
+            file_id=file_id[order],
+            row=row[order],
+            byte_start=_integers(table["byte_start"])[order],
+            byte_stop=_integers(table["byte_stop"])[order],
+            units=_integers(table["units"])[order],
         )
-        key = cell * len(plan.block_number_B) + block
-        order = np.lexsort((rows.row, rows.file_id, key))
-        return _Piece(key=key[order], rows=rows.take(order))
+        return _Piece(key=cell[order] * len(plan.block_number_B) + block[order], rows=rows)
 
     def _cell_predicate(self, cells: IntArray) -> str:
         if len(self._words) == 1:
@@ -148,6 +152,11 @@ class IndexReader:
 def _integers(column: pa.ChunkedArray) -> IntArray:
     filled = pc.fill_null(column, -1) if column.null_count else column
     return np.asarray(filled.to_numpy(), np.int64)
+
+
+def _narrow(values: IntArray) -> npt.NDArray[np.integer[Any]]:
+    """Return small numbers in two bytes: NumPy sorts these by counting."""
+    return values.astype(np.int16) if values.max(initial=0) < 1 << 15 else values
 
 
 def _find_rows(sorted_rows: IntArray, wanted: IntArray) -> IntArray:

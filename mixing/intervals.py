@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
 
 from mixlake.catalog.records import IntArray
 from mixlake.mixing.index import Rows
-
-_KEY_BITS = 63
+from mixlake.mixing.sorting import packed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,14 +34,27 @@ class Intervals:
         """Return some of the intervals."""
         return Intervals(**{field.name: getattr(self, field.name)[part] for field in fields(self)})
 
+    @staticmethod
+    def concat(parts: Sequence[Intervals]) -> Intervals:
+        """Return all intervals of the parts, in order."""
+        names = [field.name for field in fields(Intervals)]
+        return Intervals(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
+
 
 def merge_rows(
     rows: Rows, *, chunk: IntArray, component: IntArray, pass_number: IntArray
 ) -> tuple[Intervals, IntArray]:
     """Return the intervals of all chunks, one chunk's after the other's, and the chunk of each. All are by sample."""
     columns = [chunk, component, pass_number, rows.registration, rows.file_id, rows.row]
-    order, is_start = _sorted_runs(columns)
-    firsts = np.flatnonzero(is_start)
+    words = packed(columns)
+    if words is None:
+        order = np.lexsort(columns[::-1])
+        *same, last = (np.diff(column[order]) for column in columns)
+        follows = (last == 1) & ~np.any(same, axis=0)
+    else:
+        order = np.argsort(words, kind="stable")
+        follows = np.diff(words[order]) == 1
+    firsts = np.flatnonzero(np.append(True, ~follows))
     start, stop = order[firsts], order[np.append(firsts[1:], len(order)) - 1]
     intervals = Intervals(
         component=component[start],
@@ -54,22 +67,3 @@ def merge_rows(
         pass_number=pass_number[start],
     )
     return intervals, chunk[start]
-
-
-def _sorted_runs(columns: list[IntArray]) -> tuple[IntArray, IntArray]:
-    """Return the lexicographic order of the columns, and where, in it, the last column is not the one before plus one.
-
-    One sort of one word where the columns fit into it side by side: a third of the time of sorting by each in turn.
-    """
-    widths = [(int(column.max(initial=0)) + 1).bit_length() for column in columns]  # one more: no row of all ones
-    if sum(widths) <= _KEY_BITS:
-        key = columns[0]
-        for column, width in zip(columns[1:], widths[1:], strict=True):
-            key = (key << width) + column
-        order = np.argsort(key, kind="stable")
-        follows = np.diff(key[order]) == 1
-    else:
-        order = np.lexsort(columns[::-1])
-        *same, last = (np.diff(column[order]) for column in columns)
-        follows = (last == 1) & ~np.any(same, axis=0)
-    return order, np.append(True, ~follows)

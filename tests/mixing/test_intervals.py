@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixlake.catalog.records import IntArray
-from mixlake.mixing import intervals
+from mixlake.mixing import intervals, sorting
 from mixlake.mixing.index import Rows
 from mixlake.mixing.intervals import merge_rows
 
@@ -54,10 +54,10 @@ def one_by_one(drawn: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
 
 
 @settings(deadline=None)
-@given(drawn=samples.map(list), key_bits=st.sampled_from([63, 5]))
-def test_neighbours_are_merged_and_nothing_else(drawn: list[tuple[int, ...]], key_bits: int) -> None:
+@given(drawn=samples.map(list), word_bits=st.sampled_from([63, 5]))
+def test_neighbours_are_merged_and_nothing_else(drawn: list[tuple[int, ...]], word_bits: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(intervals, "_KEY_BITS", key_bits)
+        patch.setattr(sorting, "_WORD_BITS", word_bits)
         assert merged(drawn) == one_by_one(drawn)
 
 
