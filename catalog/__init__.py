@@ -4,6 +4,8 @@ from mixlake.catalog.catalog import Catalog
 from mixlake.catalog.errors import ConfigError, DataError, LakeError, MixlakeError, QueryError, ScheduleError
 from mixlake.catalog.quality import Quality
 from mixlake.catalog.records import BatchFunction, DataFile, Dataset, Part, Property, RecordFunction, Removal, Span
+from mixlake.catalog.refresh import Refreshed
+from mixlake.catalog.removal import Removed
 from mixlake.catalog.text_properties import Language, NumTokens
 
 __all__ = [
@@ -22,7 +24,9 @@ __all__ = [
     "Quality",
     "QueryError",
     "RecordFunction",
+    "Refreshed",
     "Removal",
+    "Removed",
     "ScheduleError",
     "Span",
 ]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import os
 import re
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
@@ -16,13 +16,16 @@ from mixlake.catalog.errors import ConfigError, LakeError, listed, nearest
 from mixlake.catalog.fields import is_path
 from mixlake.catalog.formats import check_options
 from mixlake.catalog.frames import files_frame, samples_frame, skipped_frame, table_frame
+from mixlake.catalog.history import history_frame, version_at
 from mixlake.catalog.lake import Lake
 from mixlake.catalog.listing import find_files
 from mixlake.catalog.problems import checked_on_error
 from mixlake.catalog.properties import declare
-from mixlake.catalog.publishing import read_datasets
+from mixlake.catalog.publishing import publish, read_datasets
 from mixlake.catalog.records import Dataset, Progress, RecordFunction
+from mixlake.catalog.refresh import Refreshed, refresh_dataset
 from mixlake.catalog.registration import Registration, register_files
+from mixlake.catalog.removal import Removed, remove_samples
 from mixlake.catalog.sql import run_query
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -105,7 +108,7 @@ class Catalog:
         if (version is None) == (timestamp is None):
             raise ConfigError(f"at() takes a version or a timestamp, got version={version}, timestamp={timestamp}")
         if timestamp is not None:
-            version = self._version_at(timestamp)
+            version = version_at(self.lake.table(schema.DATASETS), timestamp)
         if not isinstance(version, int) or isinstance(version, bool):
             raise ConfigError(f"at(version={version!r}): expected a whole number")
         self.lake.table_at(schema.DATASETS, version)
@@ -147,8 +150,7 @@ class Catalog:
             DataError: a file cannot be read; nothing is registered then.
             LakeError: the name is taken, or this catalog is pinned to a version.
         """
-        if self._pinned is not None:
-            raise LakeError(f"catalog@{self._pinned} is read-only; register through Catalog.open")
+        self._check_writable("register")
         _check_names(name, text)
         version, live = self._live()
         if not replace and any(dataset.name == name for dataset in live):
@@ -160,7 +162,7 @@ class Catalog:
         check_options(data_format, options or {})
         request = Registration(
             dataset=name,
-            uris=listed_uris,
+            uris=tuple(map(_absolute, listed_uris)),
             format=data_format,
             options=dict(options or {}),
             exclude=tuple(exclude),
@@ -170,6 +172,70 @@ class Catalog:
             on_error=checked_on_error(on_error),
         )
         return register_files(self.lake, request, live, version=version, progress=progress)
+
+    def refresh(
+        self,
+        name: str,
+        *,
+        functions: Mapping[str, RecordFunction] | None = None,
+        on_error: str = "raise",
+        progress: Progress | None = None,
+    ) -> Refreshed:
+        """Bring a dataset up to date with its files, as a new catalog version; say which have changed.
+
+        New files are indexed, changed ones anew, the samples of vanished ones leave; unchanged ones are not read. What
+        was removed stays out. Where no file has changed there is no new version.
+
+        Args:
+            name: the dataset.
+            functions: by property, the batch functions that it was registered with; the lake knows their names only.
+            on_error: ``raise``, or ``skip`` what cannot be read in new files and write it down in `skipped`.
+            progress: called with bytes done and bytes in all.
+
+        Raises:
+            ConfigError: not one file is left, a function is missing, or a property has another type in the new files.
+            DataError: a file cannot be read; nothing is changed then.
+            LakeError: there is no such dataset, another process has changed it meanwhile, or this catalog is pinned.
+        """
+        self._check_writable("refresh")
+        version, live = self._live()
+        dataset = _find(name, version, live)
+        policy = checked_on_error(on_error)
+        return refresh_dataset(
+            self.lake, dataset, live, version=version, functions=functions, on_error=policy, progress=progress
+        )
+
+    def unregister(self, name: str) -> int:
+        """Take a dataset away, as a new catalog version, and return that version; older versions keep showing it.
+
+        Raises:
+            LakeError: there is no such dataset, another process has changed it meanwhile, or this catalog is pinned.
+        """
+        self._check_writable("unregister")
+        version, live = self._live()
+        return publish(self.lake, {_find(name, version, live).name: None}, version=version, action="unregister")
+
+    def remove(self, predicate: str, *, reason: str, progress: Progress | None = None) -> Removed:
+        """Take samples out of their datasets, as a new catalog version; say how many. The files are left alone.
+
+        The removal is recorded with the datasets, and what they are refreshed with must not match the predicate either
+        (unless it names addresses, which mean other samples then). Older versions keep showing the samples.
+
+        Args:
+            predicate: SQL over the columns of `samples`: ``dataset = 'web' AND url LIKE '%//example.org/%'``.
+            reason: why, for whoever asks later.
+            progress: called with samples looked at and samples in all.
+
+        Raises:
+            ConfigError: there is no reason.
+            QueryError: the predicate is wrong.
+            LakeError: another process has changed one of the datasets meanwhile, or this catalog is pinned.
+        """
+        self._check_writable("remove")
+        if not isinstance(reason, str) or not reason.strip():
+            raise ConfigError(f"reason={reason!r}: expected a few words; they are kept with what was removed")
+        version, live = self._live()
+        return remove_samples(self.lake, live, predicate, reason=reason, version=version, progress=progress)
 
     def list_datasets(self) -> tuple[Dataset, ...]:
         """Return the datasets of this version, by name."""
@@ -181,12 +247,7 @@ class Catalog:
         Raises:
             LakeError: there is none of that name.
         """
-        version, live = self._live()
-        for dataset in live:
-            if dataset.name == name:
-                return dataset
-        names = [dataset.name for dataset in live]
-        raise LakeError(f"no dataset {name!r} in datasets@{version}; there are: {listed(names)}.{nearest(name, names)}")
+        return _find(name, *self._live())
 
     def datasets(self) -> DataFrame:
         """Return a frame of the datasets of this version: format, counts, parts, removals, folders."""
@@ -200,35 +261,8 @@ class Catalog:
         return SessionContext().from_arrow(pa.Table.from_pylist(rows, schema=columns))
 
     def history(self) -> DataFrame:
-        """Return a frame of the catalog's versions, newest first: when, who, what, and its parameters."""
-        newest = self.version
-        rows = []
-        for commit in self.lake.table(schema.DATASETS).history():
-            version = int(commit["version"])
-            if version > newest:
-                continue
-            said = {k.removeprefix("mixlake."): v for k, v in commit.items() if k.startswith("mixlake.")}
-            rows.append(
-                {
-                    "version": version,
-                    "timestamp": commit["timestamp"] * 1000,
-                    "user": said.pop("user", ""),
-                    "action": said.pop("action", "create"),
-                    "dataset": said.pop("dataset", None),
-                    "num_samples": int(said["num_samples"]) if "num_samples" in said else None,
-                    "details": json.dumps(said, sort_keys=True),
-                }
-            )
-        columns = [
-            ("version", pa.int64()),
-            ("timestamp", schema.TIMESTAMP),
-            ("user", pa.string()),
-            ("action", pa.string()),
-            ("dataset", pa.string()),
-            ("num_samples", pa.int64()),
-            ("details", pa.string()),
-        ]
-        return SessionContext().from_arrow(pa.Table.from_pylist(rows, schema=pa.schema(columns)))
+        """Return a frame of the catalog's versions, newest first: when, who, what, how many samples, parameters."""
+        return history_frame(self.lake.table(schema.DATASETS), self.version)
 
     def sql(self, query: str) -> DataFrame:
         """Run a query that can only read, and return its frame.
@@ -266,20 +300,21 @@ class Catalog:
             self._cached_datasets = (version, read_datasets(self.lake.table_at(schema.DATASETS, version)))
         return self._cached_datasets
 
-    def _version_at(self, timestamp: str | datetime) -> int:
-        try:
-            moment = datetime.fromisoformat(timestamp) if isinstance(timestamp, str) else timestamp
-        except ValueError as error:
-            raise ConfigError(f"timestamp {timestamp!r} is not ISO 8601, such as 2026-11-01T00:00:00Z") from error
-        if not isinstance(moment, datetime):
-            raise ConfigError(f"timestamp {timestamp!r}: expected ISO 8601 text or a datetime")
-        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-        commits = self.lake.table(schema.DATASETS).history()
-        before = [int(c["version"]) for c in commits if c["timestamp"] <= moment.timestamp() * 1000]
-        if not before:
-            first = datetime.fromtimestamp(commits[-1]["timestamp"] / 1000, UTC).isoformat()
-            raise LakeError(f"there was no catalog at {moment.isoformat()}: datasets@0 was made at {first}")
-        return max(before)
+    def _check_writable(self, what: str) -> None:
+        if self._pinned is not None:
+            raise LakeError(f"catalog@{self._pinned} is read-only; {what} through Catalog.open")
+
+
+def _find(name: str, version: int, live: Sequence[Dataset]) -> Dataset:
+    for dataset in live:
+        if dataset.name == name:
+            return dataset
+    names = [dataset.name for dataset in live]
+    raise LakeError(f"no dataset {name!r} in datasets@{version}; there are: {listed(names)}.{nearest(name, names)}")
+
+
+def _absolute(uri: str) -> str:
+    return os.path.abspath(os.path.expanduser(uri))
 
 
 def _check_names(dataset: str, text: str) -> None:

@@ -25,9 +25,8 @@ _SKIPPED_COLUMNS = [f for f in schema.TABLES[schema.SKIPPED].columns if f.name !
 
 def samples_frame(context: SessionContext, lake: Lake, datasets: Sequence[Dataset]) -> DataFrame:
     """Return the `samples` view: dataset, registration, the address columns, and every live property."""
-    stored = pa.schema(lake.table(schema.SAMPLES).schema().to_arrow())
-    names = sorted({prop.name for dataset in datasets for prop in dataset.properties})
-    properties = [stored.field(name) for name in names]
+    live = {prop.name for dataset in datasets for prop in dataset.properties}
+    properties = sorted((f for f in stored_properties(lake) if f.name in live), key=lambda field: field.name)
     return _union(context, lake, schema.SAMPLES, datasets, [*_INDEX_COLUMNS, *properties])
 
 
@@ -39,6 +38,19 @@ def files_frame(context: SessionContext, lake: Lake, datasets: Sequence[Dataset]
 def skipped_frame(context: SessionContext, lake: Lake, datasets: Sequence[Dataset]) -> DataFrame:
     """Return the `skipped` view: dataset, registration, and the columns of the table."""
     return _union(context, lake, schema.SKIPPED, datasets, _SKIPPED_COLUMNS)
+
+
+def index_file_frame(
+    context: SessionContext, path: str, dataset: str, registration: str, properties: Sequence[pa.Field]
+) -> DataFrame:
+    """Return the `samples` view of one index file, which may not be published yet."""
+    return _one_file(context, path, dataset, registration, [*_INDEX_COLUMNS, *properties])
+
+
+def stored_properties(lake: Lake) -> list[pa.Field]:
+    """Return every property that a dataset has or had, each with the one type that it has in all of them."""
+    stored = pa.schema(lake.table(schema.SAMPLES).schema().to_arrow())
+    return [field for field in stored if field.name not in schema.TABLES[schema.SAMPLES].columns.names]
 
 
 def _union(

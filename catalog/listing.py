@@ -17,13 +17,19 @@ _WILDCARD = re.compile(r"[*?\[]")
 
 
 def find_files(
-    uris: Sequence[str], *, format_name: str | None, exclude: Sequence[str] = (), lake: str | None = None
+    uris: Sequence[str],
+    *,
+    format_name: str | None,
+    exclude: Sequence[str] = (),
+    lake: str | None = None,
+    all_must_match: bool = True,
 ) -> tuple[Format, list[DataFile]]:
     """Return the format and the files that folders, globs and paths stand for, sorted by path.
 
     A folder stands for the files below it, hidden ones excepted, whose names end as the format's do (all of them with
     ``files``); a glob or a path for exactly what it matches. ``**`` in a glob crosses folders. ``exclude`` holds glob
-    patterns for relative paths, where ``*`` crosses folders too. What lies in the folder ``lake`` is left out.
+    patterns for relative paths, where ``*`` crosses folders too. What lies in the folder ``lake`` is left out. Unless
+    ``all_must_match``, it is enough that one of them stands for a file.
 
     Raises:
         ConfigError: a pattern matches nothing, a name is not UTF-8, or the format cannot be inferred.
@@ -35,12 +41,14 @@ def find_files(
     is_excluded = _matcher(exclude)
     for uri in map(os.path.expanduser, uris):
         found = list(_expand(uri, is_excluded, lake))
-        if not found:
+        if not found and all_must_match:
             excluded = f" that is not excluded by {list(exclude)}" if exclude else ""
             raise ConfigError(f"{uri!r} matches no file{excluded} (looked in {os.path.abspath(_root(uri))})")
         listed.update({file.uri: file for file in found})
         if os.path.isdir(uri):
             in_folder.update(file.uri for file in found)
+    if not listed:
+        raise ConfigError(f"{list(uris)} match no file any more")
     files = sorted(listed.values(), key=lambda file: (file.path, file.uri))
     for file in files:
         if not _is_utf8(file.uri):

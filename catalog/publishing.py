@@ -69,21 +69,23 @@ def publish(
         LakeError: another process has changed one of these datasets after that version.
     """
     table = lake.table_at(schema.DATASETS, version)
-    before = {dataset.name for dataset in read_datasets(table)}
-    rows = [row for dataset in changes.values() if dataset is not None for row in _rows(dataset)]
+    before = [dataset for dataset in read_datasets(table) if dataset.name in changes]
+    after = [dataset for dataset in changes.values() if dataset is not None]
+    num_before, num_after = (sum(dataset.num_samples for dataset in datasets) for datasets in (before, after))
+    rows = [row for dataset in after for row in _rows(dataset)]
     return lake.append(
         schema.DATASETS,
         pa.Table.from_pylist(rows, schema=schema.TABLES[schema.DATASETS].columns),
         action=action,
-        details={"dataset": ", ".join(changes), **(details or {})},
+        details={
+            "dataset": ", ".join(changes),
+            "num_samples": num_after,
+            "change": num_after - num_before,
+            **(details or {}),
+        },
         fence=[_fence(table, name) for name in changes],
-        replace_where=_named(before & changes.keys()),
+        replace_where=_named(dataset.name for dataset in before),
     )
-
-
-def num_samples(datasets: Iterable[Dataset]) -> int:
-    """Return how many samples datasets hold together."""
-    return sum(dataset.num_samples for dataset in datasets)
 
 
 def _fence(table: DeltaTable, dataset: str) -> Fence:

@@ -15,7 +15,8 @@ from mixlake.catalog import schema
 from mixlake.catalog.errors import ConfigError, DataError, listed, nearest
 from mixlake.catalog.fields import field_names, has_field, parse_path, value_at
 from mixlake.catalog.formats import Format
-from mixlake.catalog.indexing import index_files
+from mixlake.catalog.index_copy import kept_rows, write_rows
+from mixlake.catalog.indexing import Indexed, index_files
 from mixlake.catalog.lake import Lake
 from mixlake.catalog.problems import OnError, Problems
 from mixlake.catalog.properties import Declared, PropertyColumns, common_type
@@ -32,19 +33,27 @@ class Registration:
 
     dataset: str
     uris: tuple[str, ...]
+    """Absolute, so that they can be listed again from anywhere."""
     format: Format
     options: Mapping[str, Any]
     exclude: tuple[str, ...]
     text: str
     declared: tuple[Declared, ...]
     files: tuple[DataFile, ...]
+    """By place: a sample's file_id is its file's index here, counted from ``first_file_id``."""
+    first_file_id: int = 0
+    """File ids are unique within a dataset: those of a further part follow on those before."""
+    part: int = 0
+    """The number of the part that it becomes; a first part must hold samples, and records with the fields declared."""
+    keep: str | None = None
+    """The predicate of the samples to keep: not those that were removed from the dataset before."""
     on_error: OnError = OnError.RAISE
 
 
 def register_files(
     lake: Lake, request: Registration, live: Sequence[Dataset], *, version: int, progress: Progress | None = None
 ) -> int:
-    """Index the files and publish them; the dataset's earlier registration, if any, leaves in the same commit.
+    """Index the files and publish them as a dataset; the one of that name, if any, leaves in the same commit.
 
     Nothing becomes visible before the last commit, and nothing is left behind when a file turns out to be unreadable.
 
@@ -58,36 +67,94 @@ def register_files(
     Returns:
         The new catalog version.
     """
+    part, properties, num_skipped = write_part(lake, request, live, progress=progress)
+    dataset = Dataset(
+        name=request.dataset,
+        uris=request.uris,
+        exclude=request.exclude,
+        format=request.format.name,
+        text=request.text,
+        options=dict(request.options),
+        properties=properties,
+        removals=(),
+        parts=(part,),
+    )
+    details = {
+        "registration": part.registration,
+        "uris": json.dumps(request.uris),
+        "format": request.format.name,
+        "properties": json.dumps({prop.name: prop.expression for prop in properties}),
+        "num_files": part.num_files,
+        **({"num_skipped": num_skipped} if num_skipped else {}),
+    }
+    return publish(lake, {request.dataset: dataset}, version=version, action="register", details=details)
+
+
+def write_part(
+    lake: Lake, request: Registration, live: Sequence[Dataset], *, progress: Progress | None = None
+) -> tuple[Part, tuple[Property, ...], int]:
+    """Write the index of files under a new registration, which nobody sees yet.
+
+    Returns:
+        The part that it makes, its properties, and how many records were left out.
+    """
     registration = new_registration(request.dataset)
-    with SampleWriter(lake, registration) as writer:
+    with SampleWriter(lake, registration, request.first_file_id) as writer:
         indexed = index_files(_scan(request), writer, progress)
-        counts = indexed.num_samples_per_file
-        if not counts.sum():
-            left_out = f" ({indexed.problems[0]})" if indexed.problems else ""
-            raise DataError(f"{list(request.uris)}: {len(request.files)} files, but not one sample in them{left_out}")
-        example = _first_record(request, counts)
-        _check_text(request, example)
-        PropertyColumns(request.dataset, request.declared).check_fields(indexed.field_types, example)
+        if request.part == 0:
+            _check_first(request, indexed)
         types = _settle_types(lake, request.dataset, indexed.property_types, live)
+        properties = _properties(request, types)
         fixed = [field for field in schema.TABLES[schema.SAMPLES].columns if field.name != schema.REGISTRATION]
-        writer.commit(pa.schema([*fixed, *(pa.field(name, kind) for name, kind in types.items())]))
+        columns = pa.schema([*fixed, *(pa.field(name, kind) for name, kind in types.items())])
+        counts = indexed.num_samples_per_file
+        if request.keep is None:
+            writer.commit(columns)
+        else:
+            registration, counts = _commit_kept(lake, request, writer, columns, properties)
     lake.append(schema.FILES, _file_rows(registration, request, counts), action="register")
     if indexed.problems:
         lake.append(schema.SKIPPED, _skipped_rows(registration, request, indexed.problems), action="register")
-    part = _part(0, registration, request, int(counts.sum()))
-    return publish(
-        lake,
-        {request.dataset: _dataset(request, types, part)},
-        version=version,
-        action="register",
-        details={
-            "registration": registration,
-            "uris": json.dumps(request.uris),
-            "num_files": part.num_files,
-            "num_samples": part.num_samples,
-            **({"num_skipped": len(indexed.problems)} if indexed.problems else {}),
-        },
+    part = Part(
+        number=request.part,
+        registration=registration,
+        num_files=len(request.files),
+        num_samples=int(counts.sum()),
+        num_bytes=sum(file.num_bytes for file in request.files),
+        registered_at=datetime.now(UTC),
     )
+    return part, properties, len(indexed.problems)
+
+
+def _commit_kept(
+    lake: Lake, request: Registration, written: SampleWriter, columns: pa.Schema, properties: Sequence[Property]
+) -> tuple[str, IntArray]:
+    """Commit only the rows to keep of those written, under another registration; return it and the counts of files."""
+    registration = new_registration(request.dataset)
+    rows = kept_rows(
+        lake,
+        written.finish(columns),
+        dataset=request.dataset,
+        registration=registration,
+        properties=properties,
+        keep=request.keep,
+    )
+    with SampleWriter(lake, registration) as writer:
+        counts = write_rows(writer, rows)
+        writer.commit(columns)
+    ids = range(request.first_file_id, request.first_file_id + len(request.files))
+    return registration, np.array([counts[file_id] for file_id in ids], np.int64)
+
+
+def _check_first(request: Registration, indexed: Indexed) -> None:
+    """Refuse a dataset without samples, or whose records lack the text or a field that a property needs."""
+    counts = indexed.num_samples_per_file
+    if not counts.sum():
+        left_out = f" ({indexed.problems[0]})" if indexed.problems else ""
+        raise DataError(f"{list(request.uris)}: {len(request.files)} files, but not one sample in them{left_out}")
+    example = _first_record(request, counts)
+    _check_text(request, example)
+    PropertyColumns(request.dataset, request.declared).check_fields(indexed.field_types, example)
 
 
 def _scan(request: Registration) -> Scan:
@@ -148,7 +215,7 @@ def _file_rows(registration: str, request: Registration, counts: IntArray) -> pa
     return pa.table(
         {
             "registration": pa.array([registration] * len(files), pa.string()),
-            "file_id": pa.array(range(len(files)), pa.int32()),
+            "file_id": pa.array(range(request.first_file_id, request.first_file_id + len(files)), pa.int32()),
             "uri": [file.uri for file in files],
             "path": [file.path for file in files],
             "num_bytes": [file.num_bytes for file in files],
@@ -160,7 +227,7 @@ def _file_rows(registration: str, request: Registration, counts: IntArray) -> pa
 
 
 def _skipped_rows(registration: str, request: Registration, problems: Sequence[Problem]) -> pa.Table:
-    file_ids = {file.uri: file_id for file_id, file in enumerate(request.files)}
+    file_ids = {file.uri: file_id for file_id, file in enumerate(request.files, request.first_file_id)}
     rows = [
         {
             "registration": registration,
@@ -176,19 +243,8 @@ def _skipped_rows(registration: str, request: Registration, problems: Sequence[P
     return pa.Table.from_pylist(rows, schema=schema.TABLES[schema.SKIPPED].columns)
 
 
-def _part(number: int, registration: str, request: Registration, num_samples: int) -> Part:
-    return Part(
-        number=number,
-        registration=registration,
-        num_files=len(request.files),
-        num_samples=num_samples,
-        num_bytes=sum(file.num_bytes for file in request.files),
-        registered_at=datetime.now(UTC),
-    )
-
-
-def _dataset(request: Registration, types: Mapping[str, pa.DataType], part: Part) -> Dataset:
-    properties = [
+def _properties(request: Registration, types: Mapping[str, pa.DataType]) -> tuple[Property, ...]:
+    return tuple(
         Property(
             name=prop.name,
             type=str(types[prop.name]),
@@ -196,17 +252,6 @@ def _dataset(request: Registration, types: Mapping[str, pa.DataType], part: Part
             origin="sql" if prop.function is None else "function",
         )
         for prop in request.declared
-    ]
-    return Dataset(
-        name=request.dataset,
-        uris=request.uris,
-        exclude=request.exclude,
-        format=request.format.name,
-        text=request.text,
-        options=dict(request.options),
-        properties=tuple(properties),
-        removals=(),
-        parts=(part,),
     )
 
 

@@ -8,6 +8,7 @@ import shutil
 import time
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake.transaction import AddAction
 
@@ -27,9 +28,10 @@ class SampleWriter:
     are rewritten once at the end. Leaving the context without ``commit`` deletes what was written.
     """
 
-    def __init__(self, lake: Lake, registration: str) -> None:
+    def __init__(self, lake: Lake, registration: str, first_file_id: int = 0) -> None:
         self._lake = lake
         self._registration = registration
+        self._first_file_id = first_file_id
         self._folder = os.path.join(lake.path(schema.SAMPLES), f"registration={registration}")
         self._buffer: list[pa.Table] = []
         self._buffered = 0
@@ -48,7 +50,10 @@ class SampleWriter:
             shutil.rmtree(self._folder)
 
     def write(self, rows: pa.Table) -> None:
-        """Take the next rows, in storage order."""
+        """Take the next rows, in storage order; their file ids count from the first one."""
+        if self._first_file_id:
+            file_ids = pc.add(rows["file_id"], pa.scalar(self._first_file_id, pa.int32()))
+            rows = rows.set_column(rows.schema.get_field_index("file_id"), "file_id", file_ids)
         self._buffer.append(rows)
         self._buffered += len(rows)
         if self._buffered >= ROWS_PER_GROUP:
@@ -61,8 +66,8 @@ class SampleWriter:
             os.remove(path)
         self._buffer, self._buffered, self._files = [], 0, []
 
-    def commit(self, columns: pa.Schema) -> None:
-        """Bring every file to ``columns`` and publish them in one commit to `samples`.
+    def finish(self, columns: pa.Schema) -> list[str]:
+        """Close the files, bring every one to ``columns``, and return their paths in storage order.
 
         Raises:
             DataError: a value written earlier does not fit the type that later ones need.
@@ -72,9 +77,18 @@ class SampleWriter:
         for path in self._files:
             if not pq.read_schema(path).equals(columns):
                 _rewrite(path, columns)
-        actions = [self._add_action(path) for path in self._files]
-        self._lake.add_sample_files(actions, columns, action=f"register {self._registration}")
-        self._is_committed = True
+        return list(self._files)
+
+    def commit(self, columns: pa.Schema) -> None:
+        """Publish the files in one commit to `samples`; without a row there is nothing to publish.
+
+        Raises:
+            DataError: a value written earlier does not fit the type that later ones need.
+        """
+        actions = [self._add_action(path) for path in self.finish(columns)]
+        if actions:
+            self._lake.add_sample_files(actions, columns, action=f"register {self._registration}")
+            self._is_committed = True
 
     def _flush(self) -> None:
         if not self._buffer:
