@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import lzma
 import mmap
 import queue
@@ -12,6 +13,7 @@ from typing import IO, Any
 
 import pyarrow as pa
 
+from mixlake.catalog.data_files import open_file
 from mixlake.catalog.errors import DataError
 from mixlake.catalog.read_cache import ReadCache
 from mixlake.catalog.records import DataFile
@@ -114,8 +116,11 @@ def decompressed_content(file: DataFile, cache: ReadCache) -> memoryview:
 
 
 def _stream(file: DataFile) -> IO[bytes] | Any:
+    open_file(file).close()  # so that a file that is gone is named as such
     if file.compression == "xz":
         return lzma.open(file.uri)
+    if file.compression == "bz2":  # Arrow's does not take joined members of which one is empty
+        return bz2.open(file.uri)
     return pa.CompressedInputStream(pa.OSFile(file.uri), file.compression)
 
 

@@ -1,10 +1,13 @@
 """The ``jsonl`` format: one JSON object per line, plain or compressed; blank lines are not samples.
 
+``NaN`` and ``Infinity``, which Python and pandas write, are read as numbers though JSON does not have them.
+
 A sample's byte range is its line without the newline, so a run of rows is one ranged read.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -125,8 +128,8 @@ def _slow_columns(
     kept: list[int] = []
     for index, (start, stop) in enumerate(zip(starts.tolist(), stops.tolist(), strict=True)):
         try:
-            record = orjson.loads(region.content[start:stop])
-        except orjson.JSONDecodeError as error:
+            record = _parse(region.content[start:stop])
+        except ValueError as error:
             report(index, f"not JSON ({error})")
             continue
         if isinstance(record, dict):
@@ -146,6 +149,16 @@ def _slow_columns(
                 break
     present = {path: column for path, column in columns.items() if _is_present(column, records, path)}
     return present, np.array(kept, np.int64)
+
+
+def _parse(line: bytes | memoryview) -> Any:
+    try:
+        return orjson.loads(line)
+    except orjson.JSONDecodeError:
+        text = bytes(line)
+        if b"NaN" in text or b"Infinity" in text:
+            return json.loads(text)
+        raise
 
 
 def _report(
@@ -178,8 +191,8 @@ def _is_present(column: pa.Array, records: Sequence[Mapping[str, Any]], path: Fi
 
 def _parse_span(piece: memoryview, span: Span, file: DataFile) -> list[dict[str, Any]]:
     try:
-        records = [orjson.loads(line) for line in bytes(piece).split(b"\n") if line.strip()]
-    except orjson.JSONDecodeError as error:
+        records = [_parse(line) for line in bytes(piece).split(b"\n") if line.strip()]
+    except ValueError as error:
         raise DataError(f"{file.uri}, row {span.row_start}: not JSON any more ({error})") from None
     if len(records) != span.row_stop - span.row_start:
         raise DataError(

@@ -8,7 +8,6 @@ looked at, and whatever it stumbles over is parsed again line by line, with exac
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -20,8 +19,6 @@ from mixlake.catalog.records import FieldPath, IntArray
 from mixlake.catalog.text_regions import Region
 
 _OPEN, _CLOSE, _RETURN = ord("{"), ord("}"), ord("\r")
-_NOT_A_NUMBER = re.compile(rb"[:,\[][ \t]*-?(NaN|Inf)")
-"""What Arrow takes for a number and JSON does not have; within a string it does no harm to be careful."""
 
 
 def fast_columns(
@@ -68,7 +65,7 @@ def is_utf8(content: memoryview) -> bool:
 
 
 def _is_clean(region: Region, starts: IntArray, stops: IntArray) -> bool:
-    """Say whether every line begins and ends as an object, and there is nothing in them that only Arrow accepts.
+    """Say whether the content is UTF-8 and every line begins and ends as an object.
 
     Then no record can reach over lines: a newline within one would stand between ``}`` and ``{``, which is no JSON.
     """
@@ -79,8 +76,7 @@ def _is_clean(region: Region, starts: IntArray, stops: IntArray) -> bool:
     last = array[stops - 1]
     if not (np.where(last == _RETURN, array[stops - 2], last) == _CLOSE).all():
         return False
-    has_odd = region.holds(b"NaN") or region.holds(b"Inf")
-    return not (has_odd and _NOT_A_NUMBER.search(content)) and is_utf8(content)
+    return is_utf8(content)
 
 
 _Tree = dict[str, "pa.DataType | _Tree"]

@@ -163,13 +163,26 @@ def test_the_last_of_two_equal_keys_counts(tmp_path: Path) -> None:
     assert read(file, spans_of([block])) == [{"a": 2}]
 
 
+@pytest.mark.parametrize("kind", [pa.null(), pa.float64()])
+def test_what_python_writes_for_numbers_that_json_lacks_is_read(tmp_path: Path, kind: pa.DataType) -> None:
+    file = write(tmp_path / "a.jsonl", '{"x": NaN}\n{"x": -Infinity, "y": NaN}\n{"x": 0.5}\n')
+    parts = [FilePart(file_id=0, file=file)]
+    (block,) = JsonLinesFormat().scan(parts, {("x",): kind}, {}, Problems())
+    assert str(block.columns[("x",)].to_pylist()) == "[nan, -inf, 0.5]"
+    assert [str(record) for record in read(file, spans_of([block]))] == [
+        "{'x': nan}",
+        "{'x': -inf, 'y': nan}",
+        "{'x': 0.5}",
+    ]
+
+
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
         (b'{"text": "torn', r"not JSON \(.+\)"),
         (b"text", r"not JSON \(.+\)"),
         (b'{"a": 1} {"a": 2}', r"not JSON \(.+\)"),
-        (b'{"a": NaN}', r"not JSON \(.+\)"),
+        (b'{"a": NaN', r"not JSON \(.+\)"),
         (b'{"a": "\xff"}', r"not JSON \(.+UTF-8.+\)"),
         (b'["text"]', "a record must be a JSON object, got list"),
         (b"17", "a record must be a JSON object, got int"),
