@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from io import FileIO
+
+import pyarrow as pa
 
 from mixlake.catalog.errors import DataError
 from mixlake.catalog.records import DataFile
@@ -18,3 +21,17 @@ def open_file(file: DataFile) -> FileIO:
         return open(file.uri, "rb", buffering=0)
     except OSError as error:
         raise DataError(f"{file.uri}: cannot be read ({error.strerror})") from error
+
+
+def mapped(uri: str) -> memoryview:
+    """Map a file into memory; the mapping lasts while it is in use, and keeps no file open.
+
+    Raises:
+        DataError: it is not there, or may not be read.
+    """
+    try:
+        with pa.memory_map(uri) as source:
+            return memoryview(source.read_buffer())
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else error
+        raise DataError(f"{uri}: cannot be read ({reason})") from error

@@ -37,6 +37,8 @@ class FilesFormat:
 
     name = "files"
     suffixes: tuple[str, ...] = ()
+    companions: tuple[str, ...] = ()
+    content = "text"
     options = frozenset(["encoding", "encoding_errors"])
 
     def parts(self, file_id: int, file: DataFile, options: Mapping[str, Any], problems: Problems) -> Sequence[FilePart]:

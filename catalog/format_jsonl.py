@@ -33,6 +33,8 @@ class JsonLinesFormat:
 
     name = "jsonl"
     suffixes: tuple[str, ...] = with_compressions(".jsonl", ".ndjson", ".json")
+    companions: tuple[str, ...] = ()
+    content = "text"
     options: frozenset[str] = frozenset()
 
     def parts(self, file_id: int, file: DataFile, options: Mapping[str, Any], problems: Problems) -> Sequence[FilePart]:

@@ -1,20 +1,35 @@
-"""The ``parquet`` format: one row is one sample, a row group is a block; only needed columns are decoded."""
+"""The ``parquet`` format: one row is one sample, a row group is what one read decodes; only needed columns are.
+
+Row groups are opened again for each part, as kept handles would soon be more than a process may have.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from mixlake.catalog.arrow_blocks import (
+    ARROW_ERRORS,
+    BYTES_PER_BLOCK,
+    Piece,
+    has_field,
+    read_rows,
+    split_pieces,
+    to_blocks,
+)
 from mixlake.catalog.errors import DataError
-from mixlake.catalog.problems import Problems
+from mixlake.catalog.problems import OnError, Problems
 from mixlake.catalog.read_cache import ReadCache
-from mixlake.catalog.records import Block, DataFile, FieldPath, FilePart, IntArray, Span
+from mixlake.catalog.records import Block, DataFile, FieldPath, FilePart, IntArray, Problem, Span
+
+_BYTES_AT_ONCE = 64 << 20
+"""Row groups beyond this are decoded piece by piece, so that memory stays bounded however large they are."""
+_STREAM_BYTES = 1 << 20
 
 
 class ParquetFormat:
@@ -22,20 +37,20 @@ class ParquetFormat:
 
     name = "parquet"
     suffixes: tuple[str, ...] = (".parquet", ".pq")
+    companions: tuple[str, ...] = ()
+    content = "text"
     options: frozenset[str] = frozenset()
 
     def parts(self, file_id: int, file: DataFile, options: Mapping[str, Any], problems: Problems) -> Sequence[FilePart]:
-        """Return every row group as a part."""
+        """Return ranges of row groups."""
         del options
         try:
             metadata, _ = _layout(file)
         except DataError as error:
             problems.note(error, file)
             return []
-        return [
-            FilePart(file_id=file_id, file=file, start=group, stop=group + 1)
-            for group in range(metadata.num_row_groups)
-        ]
+        sizes = [metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups)]
+        return split_pieces(file_id, file, sizes)
 
     def scan(
         self,
@@ -44,11 +59,14 @@ class ParquetFormat:
         options: Mapping[str, Any],
         problems: Problems,
     ) -> Iterator[Block]:
-        """Yield every row group with the columns that the fields need."""
+        """Yield the row groups with the columns that the fields need."""
         del options
         for part in parts:
             try:
-                yield from _blocks(part, fields, problems)
+                metadata, bounds = _layout(part.file)
+                with _opened(part.file, metadata) as parquet:
+                    pieces = _pieces(part, parquet, bounds, _names(parquet.schema_arrow, fields), problems)
+                    yield from to_blocks(part, int(bounds[part.start]), pieces, fields, problems)
             except DataError as error:
                 problems.note(error, part.file)
 
@@ -64,55 +82,24 @@ class ParquetFormat:
         del options
         key = (file.uri, file.modified_us)
         metadata, bounds = cache.get(key, lambda: _sized_layout(file))
-        columns = None if fields is None else tuple(".".join(path) for path in fields)
-        records: list[dict[str, Any]] = []
-        for span in spans:
-            row = span.row_start
-            while row < span.row_stop:
-                group = int(np.searchsorted(bounds, row, side="right")) - 1
-                if group >= len(bounds) - 1:
-                    raise DataError(f"{file.uri}: row {row} is not there; the file has {bounds[-1]} rows")
-                stop = min(span.row_stop, int(bounds[group + 1]))
-                table = cache.get((*key, group, columns), partial(_decode_sized, file, metadata, group, columns))
-                records += table.slice(row - int(bounds[group]), stop - row).to_pylist()
-                row = stop
-        return records
+        wanted = None if fields is None else tuple(fields)
+
+        def decode(group: int) -> pa.Table:
+            return cache.get((*key, group, wanted), lambda: _row_group(file, metadata, group, wanted))
+
+        return read_rows(file, spans, bounds, decode)
 
 
-def _blocks(part: FilePart, fields: Mapping[FieldPath, pa.DataType], problems: Problems) -> Iterator[Block]:
-    metadata, bounds = _layout(part.file)
-    present = [path for path in fields if _has_field(metadata.schema.to_arrow_schema(), path)]
-    names = [".".join(path) for path in present]
-    stop = metadata.num_row_groups if part.stop < 0 else part.stop
-    for group in range(part.start, stop):
-        try:
-            table = _decode(part.file, metadata, group, names)
-        except DataError as error:
-            problems.note(error, part.file)
-            continue
-        first_row, num_rows = int(bounds[group]), len(table)
-        yield Block(
-            file_ids=np.full(num_rows, part.file_id, np.int64),
-            rows=np.arange(num_rows, dtype=np.int64) + first_row - int(bounds[part.start]),
-            byte_starts=None,
-            byte_stops=None,
-            columns={path: _column(table, path) for path in present},
-            num_bytes=metadata.row_group(group).total_byte_size,
-            num_records=num_rows,
-            place=partial(_place, first_row),
-        )
-
-
-def _place(first_row: int, index: int) -> str:
-    return f"row {first_row + index}"
-
-
+@lru_cache(maxsize=4)  # what two threads scan at a time, and one file ahead each: a footer may have many megabytes
 def _layout(file: DataFile) -> tuple[pq.FileMetaData, IntArray]:
     """Return a file's metadata, and the first row of every row group, and of the one after the last."""
+    if not file.num_bytes:
+        raise DataError(Problem(file=file, place="", reason="the file is empty"))
     try:
         metadata = pq.read_metadata(file.uri)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{file.uri}: not a readable Parquet file ({error})") from error
+    except ARROW_ERRORS as error:
+        reason = f"not a readable Parquet file ({error})"
+        raise DataError(Problem(file=file, place="", reason=reason)) from error
     counts = [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)]
     return metadata, np.cumsum([0, *counts], dtype=np.int64)
 
@@ -122,36 +109,68 @@ def _sized_layout(file: DataFile) -> tuple[tuple[pq.FileMetaData, IntArray], int
     return (metadata, bounds), metadata.serialized_size
 
 
-def _decode(file: DataFile, metadata: pq.FileMetaData, group: int, columns: Sequence[str] | None) -> pa.Table:
-    # Opened anew for each row group: kept handles would soon be more than a process may have.
+def _opened(file: DataFile, metadata: pq.FileMetaData) -> pq.ParquetFile:
     try:
-        with pq.ParquetFile(file.uri, metadata=metadata) as parquet:
-            return parquet.read_row_group(group, columns=None if columns is None else list(columns), use_threads=False)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{file.uri}, row group {group}: cannot be decoded ({error})") from error
+        return pq.ParquetFile(file.uri, metadata=metadata, pre_buffer=False, buffer_size=_STREAM_BYTES)
+    except ARROW_ERRORS as error:
+        raise DataError(f"{file.uri}: cannot be read ({error})") from error
 
 
-def _decode_sized(
-    file: DataFile, metadata: pq.FileMetaData, group: int, columns: Sequence[str] | None
+def _names(schema: pa.Schema, fields: Sequence[FieldPath] | Mapping[FieldPath, pa.DataType]) -> list[str]:
+    """Return Parquet's names of the columns that hold the fields; those of a struct's fields are joined by dots."""
+    return [".".join(path) for path in fields if has_field(schema, path)]
+
+
+def _pieces(
+    part: FilePart, parquet: pq.ParquetFile, bounds: IntArray, names: Sequence[str], problems: Problems
+) -> Iterator[Piece]:
+    """Yield the row groups of a part; of one that is damaged only that it is there, so that all of it is left out."""
+    for group in range(part.start, part.stop if part.stop >= 0 else len(bounds) - 1):
+        row, stop = int(bounds[group]), int(bounds[group + 1])
+        num_rows, num_bytes = stop - row, parquet.metadata.row_group(group).total_byte_size
+        is_large = num_bytes > _BYTES_AT_ONCE
+        try:
+            if is_large and problems.on_error is OnError.SKIP:
+                for _ in _decoded(parquet, group, names):  # nothing of it may be passed on unless all of it is sound
+                    pass
+            for number, table in enumerate(_decoded(parquet, group, names)):
+                yield Piece(
+                    table=table,
+                    first_row=row,
+                    num_rows=len(table),
+                    num_bytes=num_bytes * len(table) // max(num_rows, 1),
+                    slice_number=number if is_large else None,
+                )
+                row += len(table)
+        except ARROW_ERRORS as error:
+            problems.report(Problem(file=part.file, place=f"row group {group}", reason=_undecodable(error)))
+            yield Piece(table=None, first_row=row, num_rows=stop - row, num_bytes=0)
+
+
+def _decoded(parquet: pq.ParquetFile, group: int, names: Sequence[str]) -> Iterator[pa.Table]:
+    """Yield some columns of a row group: as a whole, or some megabytes of it at a time where it is large."""
+    described = parquet.metadata.row_group(group)
+    if described.total_byte_size <= _BYTES_AT_ONCE:
+        yield parquet.read_row_group(group, columns=list(names), use_threads=False)
+        return
+    num_rows = max(1, described.num_rows * BYTES_PER_BLOCK // described.total_byte_size)
+    for batch in parquet.iter_batches(num_rows, row_groups=[group], columns=list(names), use_threads=False):
+        yield pa.Table.from_batches([batch])
+
+
+def _row_group(
+    file: DataFile, metadata: pq.FileMetaData, group: int, fields: Sequence[FieldPath] | None
 ) -> tuple[pa.Table, int]:
-    table = _decode(file, metadata, group, columns)
+    with _opened(file, metadata) as parquet:
+        names = None if fields is None else _names(parquet.schema_arrow, fields)
+        try:
+            table = parquet.read_row_group(group, columns=names, use_threads=False)
+        except ARROW_ERRORS as error:
+            raise DataError(f"{file.uri}, row group {group}: {_undecodable(error)}") from error
+    if fields is not None:  # a column called "a.b" comes along with the field b of a column a
+        table = table.select([name for name in dict.fromkeys(path[0] for path in fields) if name in table.column_names])
     return table, table.nbytes
 
 
-def _has_field(schema: pa.Schema, path: FieldPath) -> bool:
-    fields: Any = schema
-    for name in path:
-        index = fields.get_field_index(name)
-        if index < 0:
-            return False
-        fields = fields.field(index).type
-        if not isinstance(fields, pa.StructType):
-            fields = pa.struct([])
-    return True
-
-
-def _column(table: pa.Table, path: FieldPath) -> pa.Array:
-    column = table.column(path[0])
-    if len(path) > 1:
-        column = pc.struct_field(column, list(path[1:]))
-    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+def _undecodable(error: BaseException) -> str:
+    return f"cannot be decoded ({error})"

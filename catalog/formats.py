@@ -18,15 +18,17 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from mixlake.catalog.errors import ConfigError, listed, nearest
+from mixlake.catalog.format_arrow import ArrowFormat
 from mixlake.catalog.format_files import FilesFormat
 from mixlake.catalog.format_jsonl import JsonLinesFormat
+from mixlake.catalog.format_megatron import MegatronFormat
 from mixlake.catalog.format_parquet import ParquetFormat
 from mixlake.catalog.problems import Problems
 from mixlake.catalog.read_cache import ReadCache
 from mixlake.catalog.records import Block, DataFile, FieldPath, FilePart, Span
 
 ENTRY_POINT_GROUP = "mixlake.formats"
-_BUILT_IN = (FilesFormat, JsonLinesFormat, ParquetFormat)
+_BUILT_IN = (FilesFormat, JsonLinesFormat, ParquetFormat, ArrowFormat, MegatronFormat)
 
 
 class Format(Protocol):
@@ -39,6 +41,14 @@ class Format(Protocol):
     @property
     def suffixes(self) -> tuple[str, ...]:
         """File name endings by which the format is inferred."""
+
+    @property
+    def companions(self) -> tuple[str, ...]:
+        """Endings of ``/path`` of files that accompany this format's and hold no samples: ``/state.json``, ``.idx``."""
+
+    @property
+    def content(self) -> str:
+        """The field that is a sample's text, or its tokens, unless registration is told another."""
 
     @property
     def options(self) -> frozenset[str]:
@@ -130,7 +140,9 @@ def infer_format(files: Sequence[DataFile]) -> Format:
     Raises:
         ConfigError: the names say none, or several.
     """
-    found = {f.name for file in files for f in formats().values() if file.path.lower().endswith(f.suffixes or ("\0",))}
+    claimed = {f.name for file in files for f in formats().values() if file.path.lower().endswith(f.suffixes)}
+    files = [file for file in files if not any(is_companion(file, formats()[name]) for name in claimed)]
+    found = {f.name for file in files for f in formats().values() if file.path.lower().endswith(f.suffixes)}
     unknown = [file.path for file in files if not file.path.lower().endswith(known_suffixes())]
     if len(found) != 1 or unknown:
         shown = f"{listed(sorted(found))} and others" if found and unknown else listed(sorted(found))
@@ -140,6 +152,11 @@ def infer_format(files: Sequence[DataFile]) -> Format:
             f"pass format=, one of: {listed(formats())}"
         )
     return formats()[found.pop()]
+
+
+def is_companion(file: DataFile, data_format: Format) -> bool:
+    """Say whether a file only accompanies files of the format."""
+    return f"/{file.path}".endswith(data_format.companions)
 
 
 def check_options(data_format: Format, options: Mapping[str, Any]) -> None:

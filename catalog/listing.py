@@ -10,7 +10,7 @@ from fnmatch import translate
 
 from mixlake.catalog.compression import compression_of
 from mixlake.catalog.errors import ConfigError
-from mixlake.catalog.formats import Format, get_format, infer_format, known_suffixes
+from mixlake.catalog.formats import Format, get_format, infer_format, is_companion, known_suffixes
 from mixlake.catalog.records import DataFile
 
 _WILDCARD = re.compile(r"[*?\[]")
@@ -60,6 +60,7 @@ def find_files(
         data_format = get_format(format_name)
     if data_format.suffixes:
         chosen = [f for f in files if f.uri not in in_folder or f.path.lower().endswith(data_format.suffixes)]
+        chosen = [f for f in chosen if not is_companion(f, data_format)]
         if not chosen:
             endings = ", ".join(data_format.suffixes)
             raise ConfigError(f"{list(uris)} holds {len(files)} files, but none that ends in {endings}")

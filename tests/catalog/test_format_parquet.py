@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import resource
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixlake.catalog import DataError, DataFile, Span
+from mixlake.catalog import DataError, DataFile, Span, arrow_blocks, format_parquet
 from mixlake.catalog.format_parquet import ParquetFormat
 from mixlake.catalog.listing import find_files
-from mixlake.catalog.problems import Problems
+from mixlake.catalog.problems import OnError, Problems
 from mixlake.catalog.read_cache import ReadCache
 from mixlake.catalog.records import Block, FieldPath, FilePart
 
@@ -44,6 +45,30 @@ def scan(file: DataFile, *fields: FieldPath) -> list[Block]:
     return list(ParquetFormat().scan(parts, dict.fromkeys(fields, pa.null()), {}, Problems()))
 
 
+def parts_of(file: DataFile) -> Sequence[FilePart]:
+    return ParquetFormat().parts(0, file, {}, Problems())
+
+
+def texts(records: list[dict[str, Any]]) -> list[str]:
+    return [record["text"] for record in records]
+
+
+def scan_leniently(file: DataFile, *fields: FieldPath) -> tuple[list[Block], list[str]]:
+    """Scan as with ``on_error=skip``; return the blocks and what was left out."""
+    problems = Problems(OnError.SKIP)
+    parts = ParquetFormat().parts(0, file, {}, problems)
+    blocks = list(ParquetFormat().scan(parts, dict.fromkeys(fields, pa.null()), {}, problems))
+    return blocks, [str(problem) for problem in problems.found]
+
+
+def damage(file: DataFile, group: int, column: int) -> None:
+    """Overwrite where a column of a row group begins."""
+    chunk = pq.read_metadata(file.uri).row_group(group).column(column)
+    with open(file.uri, "r+b") as stream:
+        stream.seek(chunk.dictionary_page_offset or chunk.data_page_offset)
+        stream.write(b"\xff" * 30)
+
+
 def span(start: int, stop: int) -> Span:
     return Span(row_start=start, row_stop=stop)
 
@@ -62,14 +87,53 @@ def few_open_files() -> Iterator[int]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_each_row_is_a_sample_and_each_row_group_a_block(tmp_path: Path) -> None:
-    file = write(tmp_path / "a.parquet", [{"text": str(index)} for index in range(7)], row_group_size=3)
+def test_each_row_is_a_sample_and_small_row_groups_share_a_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write(tmp_path / "a.parquet", [{"text": str(index)} for index in range(7)], row_group_size=2)
+    num_bytes = [pq.read_metadata(file.uri).row_group(index).total_byte_size for index in range(4)]
+    monkeypatch.setattr(arrow_blocks, "BYTES_PER_BLOCK", num_bytes[0] + num_bytes[1])
     blocks = scan(file, ("text",))
-    assert [block.rows.tolist() for block in blocks] == [[0, 1, 2], [3, 4, 5], [6]]
-    assert [block.columns[("text",)].to_pylist() for block in blocks] == [["0", "1", "2"], ["3", "4", "5"], ["6"]]
-    assert [block.byte_starts for block in blocks] == [None] * 3
-    metadata = pq.read_metadata(file.uri)
-    assert [block.num_bytes for block in blocks] == [metadata.row_group(i).total_byte_size for i in range(3)]
+    assert [block.rows.tolist() for block in blocks] == [[0, 1, 2, 3], [4, 5, 6]]
+    assert [block.columns[("text",)].to_pylist() for block in blocks] == [["0", "1", "2", "3"], ["4", "5", "6"]]
+    assert [block.byte_starts for block in blocks] == [None, None]
+    assert [block.num_bytes for block in blocks] == [sum(num_bytes[:2]), sum(num_bytes[2:])]
+    assert [block.continues for block in blocks] == [False, False]
+
+
+@pytest.mark.parametrize("bytes_at_once", [0, 64 << 20])
+def test_a_large_row_group_is_several_blocks_that_one_read_decodes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bytes_at_once: int
+) -> None:
+    records = [{"text": f"row {index:05}"} for index in range(3000)]
+    file = write(tmp_path / "a.parquet", records, row_group_size=2000, use_dictionary=False, compression="none")
+    for module in (arrow_blocks, format_parquet):
+        monkeypatch.setattr(module, "BYTES_PER_BLOCK", 6000)
+    monkeypatch.setattr(format_parquet, "_BYTES_AT_ONCE", bytes_at_once)
+    blocks = scan(file, ("text",))
+    assert [row for block in blocks for row in block.rows.tolist()] == list(range(3000))
+    assert [value for block in blocks for value in block.columns[("text",)].to_pylist()] == texts(records)
+    assert [block.rows[0] for block in blocks if not block.continues] == [0, 2000]
+    assert max(len(block.rows) for block in blocks) <= 500
+    assert sum(block.num_records for block in blocks) == 3000
+
+
+def test_parts_are_row_groups_and_count_their_rows_by_themselves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = [{"text": str(index)} for index in range(100)]
+    file = write(tmp_path / "a.parquet", records, row_group_size=1)
+    assert [(part.start, part.stop) for part in parts_of(file)] == [(0, -1)]
+    monkeypatch.setattr(arrow_blocks, "BYTES_PER_PART", 2000)
+    parts = parts_of(file)
+    assert len(parts) > 3
+    assert [part.start for part in parts] == [0, *(part.stop for part in parts[:-1])]
+    assert parts[-1].stop == 100
+    for part in parts:
+        blocks = list(ParquetFormat().scan([part], {("text",): pa.string()}, {}, Problems()))
+        assert [row for block in blocks for row in block.rows.tolist()] == list(range(part.stop - part.start))
+        found = [value for block in blocks for value in block.columns[("text",)].to_pylist()]
+        assert found == texts(records[part.start : part.stop])
 
 
 def test_fields_lie_in_structs_and_under_names_with_dots(tmp_path: Path) -> None:
@@ -121,7 +185,7 @@ def test_more_files_are_read_than_a_process_may_have_open(tmp_path: Path, few_op
     assert read_back == [[{"text": str(index)}] for index in range(few_open_files)]
 
 
-@pytest.mark.parametrize("content", [b"", b"PAR1", b"no parquet at all", b"PAR1" + b"\0" * 50])
+@pytest.mark.parametrize("content", [b"PAR1", b"no parquet at all", b"PAR1" + b"\0" * 50])
 def test_what_is_no_parquet_file_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.parquet"
     path.write_bytes(content)
@@ -137,13 +201,125 @@ def test_a_torn_file_is_refused_by_name(tmp_path: Path) -> None:
         scan(file)
 
 
-def test_a_row_group_that_cannot_be_decoded_is_refused_by_name(tmp_path: Path) -> None:
-    file = write(tmp_path / "a.parquet", RECORDS)
-    with open(file.uri, "r+b") as stream:
-        stream.seek(len(b"PAR1"))
-        stream.write(b"\xff" * 40)
-    with pytest.raises(DataError, match=rf"(?s)^{re.escape(file.uri)}, row group 0: cannot be decoded \(.+\)$"):
+def test_an_empty_file_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_bytes(b"")
+    (file,) = find_files([str(tmp_path)], format_name=None)[1]
+    with pytest.raises(DataError, match=exactly(f"{file.uri}: the file is empty")):
+        parts_of(file)
+    assert scan_leniently(file) == ([], [f"{file.uri}: the file is empty"])
+
+
+@pytest.mark.parametrize("bytes_at_once", [0, 64 << 20])
+def test_a_row_group_that_cannot_be_decoded_is_refused_by_name_or_left_out_as_a_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bytes_at_once: int
+) -> None:
+    monkeypatch.setattr(format_parquet, "_BYTES_AT_ONCE", bytes_at_once)
+    file = write(tmp_path / "a.parquet", [{"text": str(index), "n": index} for index in range(6)], row_group_size=2)
+    damage(file, group=1, column=0)
+    message = rf"(?s)^{re.escape(file.uri)}, row group 1: cannot be decoded \(.+\)$"
+    with pytest.raises(DataError, match=message):
         scan(file, ("text",))
+    with pytest.raises(DataError, match=message):
+        read(file, span(2, 3))
+    blocks, problems = scan_leniently(file, ("text",))
+    assert [row for block in blocks for row in block.rows.tolist()] == [0, 1, 4, 5]
+    found = [value for block in blocks if len(block.rows) for value in block.columns[("text",)].to_pylist()]
+    assert found == ["0", "1", "4", "5"]
+    assert sum(block.num_records for block in blocks) == 6
+    assert len(problems) == 1
+    assert re.match(message, problems[0])
+
+
+def test_a_damaged_page_in_the_middle_of_a_large_row_group_leaves_all_of_it_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = [{"text": f"row {index:05}"} for index in range(3000)]
+    options = {"use_dictionary": False, "compression": "zstd", "data_page_size": 1000, "write_batch_size": 10}
+    file = write(tmp_path / "a.parquet", records, row_group_size=2000, **options)
+    chunk = pq.read_metadata(file.uri).row_group(0).column(0)
+    with open(file.uri, "r+b") as stream:
+        stream.seek(chunk.data_page_offset + chunk.total_compressed_size // 2)
+        stream.write(b"\xff" * 200)
+    for module in (arrow_blocks, format_parquet):
+        monkeypatch.setattr(module, "BYTES_PER_BLOCK", 2000)
+    monkeypatch.setattr(format_parquet, "_BYTES_AT_ONCE", 0)
+    blocks, problems = scan_leniently(file, ("text",))
+    assert [row for block in blocks for row in block.rows.tolist()] == list(range(2000, 3000))
+    assert sum(block.num_records for block in blocks) == 3000
+    assert len(problems) == 1
+
+
+def test_columns_that_no_field_needs_do_no_harm(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.parquet", RECORDS)
+    names = [pq.read_metadata(file.uri).row_group(0).column(index).path_in_schema for index in range(5)]
+    for index, name in enumerate(names):
+        if name != "meta.language":
+            damage(file, group=0, column=index)
+    (block,) = scan(file, ("meta", "language"))
+    assert block.columns[("meta", "language")].to_pylist() == ["de", None, None]
+    assert read(file, span(0, 1), fields=[("meta", "language")]) == [{"meta": {"language": "de"}}]
+
+
+@pytest.mark.parametrize(
+    ("kind", "plain"),
+    [
+        (pa.dictionary(pa.int32(), pa.string()), pa.string()),
+        (pa.large_string(), pa.string()),
+        (pa.string_view(), pa.string()),
+        (pa.large_list(pa.large_string()), pa.list_(pa.string())),
+        (pa.list_view(pa.string()), pa.list_(pa.string())),
+        (pa.list_(pa.string(), 2), pa.list_(pa.string())),
+        (pa.list_(pa.struct({"a": pa.large_string()})), pa.list_(pa.struct({"a": pa.string()}))),
+        (pa.struct({"a": pa.list_(pa.large_string())}), pa.struct({"a": pa.list_(pa.string())})),
+        (pa.large_binary(), pa.binary()),
+        (pa.decimal128(9, 2), pa.decimal128(9, 2)),
+    ],
+)
+def test_fields_come_in_the_plain_type_whatever_they_are_stored_in(
+    tmp_path: Path, kind: pa.DataType, plain: pa.DataType
+) -> None:
+    samples: dict[Any, Any] = {pa.string(): "ä", pa.binary(): b"a", pa.decimal128(9, 2): Decimal("1.50")}
+    samples |= {pa.list_(pa.string()): ["a", "b"], pa.struct({"a": pa.list_(pa.string())}): {"a": ["x"]}}
+    values = [samples.get(plain, [{"a": "x"}, {"a": None}]), None]
+    column = pa.array(values, plain).cast(kind) if plain == pa.string() else pa.array(values, kind)
+    pq.write_table(pa.table({"x": column}), tmp_path / "a.parquet")
+    (file,) = find_files([str(tmp_path)], format_name=None)[1]
+    (block,) = scan(file, ("x",))
+    assert block.columns[("x",)].type.equals(plain)
+    assert block.columns[("x",)].to_pylist() == values
+    assert [record["x"] for record in read(file, span(0, 2))] == values
+
+
+def test_a_string_that_is_not_utf8_is_refused_with_its_row_or_left_out(tmp_path: Path) -> None:
+    content = [b"a", b"b", b"\xff", b"d"]
+    table = pa.table({"text": pa.array(content, pa.binary()).view(pa.string()), "n": range(4)})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=2)
+    (file,) = find_files([str(tmp_path)], format_name=None)[1]
+    message = rf"^{re.escape(file.uri)}, row 2: field 'text' cannot be read \(Invalid UTF8 .+\)$"
+    with pytest.raises(DataError, match=message):
+        scan(file, ("text",))
+    (block,), problems = scan_leniently(file, ("text",), ("n",))
+    assert block.rows.tolist() == block.columns[("n",)].to_pylist() == [0, 1, 3]
+    assert block.columns[("text",)].to_pylist() == ["a", "b", "d"]
+    assert (block.num_records, block.place(2)) == (4, "row 3")
+    assert len(problems) == 1
+    assert re.match(message, problems[0])
+    assert read(file, span(3, 4)) == [{"text": "d", "n": 3}]
+    with pytest.raises(DataError, match=rf"^{re.escape(file.uri)}, rows 2 to 4: cannot be read \(.+\)$"):
+        read(file, span(2, 4))
+
+
+def test_a_field_that_the_file_lacks_is_left_out_of_the_records(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.parquet", RECORDS)
+    assert read(file, span(0, 2), fields=[("nosuch",)]) == [{}, {}]
+    assert read(file, span(0, 1), fields=[("nosuch",), ("text",), ("meta", "x")]) == [{"text": "a"}]
+
+
+def test_paths_with_spaces_and_any_letters(tmp_path: Path) -> None:
+    (tmp_path / "größe 雪").mkdir()
+    file = write(tmp_path / "größe 雪" / "a b.parquet", RECORDS)
+    assert scan(file, ("text",))[0].columns[("text",)].to_pylist() == ["a", "b", None]
+    assert read(file, span(0, 3)) == RECORDS
 
 
 def test_a_row_past_the_end_is_refused(tmp_path: Path) -> None:
