@@ -132,6 +132,7 @@ def _records(file: DataFile, table: pa.Table, row: int, offset: int, num_rows: i
 
 def _sliced(piece: Piece) -> Iterator[Piece]:
     num = max(-(-piece.num_bytes // BYTES_PER_BLOCK), -(-piece.num_rows // _ROWS_PER_BLOCK))
+    num = min(num, piece.num_rows)
     if piece.table is None or piece.slice_number is not None or num <= 1:
         yield piece
         return

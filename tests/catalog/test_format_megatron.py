@@ -43,7 +43,7 @@ def index_bytes(
 ) -> bytes:
     """Return an index as Megatron-LM lays it out."""
     if pointers is None:
-        pointers = np.cumsum([0, *lengths])[:-1] * np.dtype(kind).itemsize
+        pointers = (np.cumsum([0, *lengths])[:-1] * np.dtype(kind).itemsize).tolist()
     header = b"MMIDIDX\0\0" + struct.pack("<QBQQ", version, CODES[kind], len(lengths), len(bounds))
     arrays = [np.array(lengths, "<i4"), np.array(pointers, "<i8"), np.array(bounds, "<i8")]
     if modes is not None:
@@ -195,7 +195,7 @@ def test_the_modes_of_a_multimodal_dataset_are_fields(tmp_path: Path) -> None:
     blocks = scan(file, "sequence_modes")
     assert values_of(blocks, "sequence_modes") == [[0], [1, 0], [], [1], [1, 0]]
     assert read(file, spans_of(blocks)[1:2])[0]["sequence_modes"] == [1, 0]
-    assert "sequence_modes" not in scan(write(tmp_path / "b.bin", DOCUMENTS), "sequence_modes")[0].columns
+    assert ("sequence_modes",) not in scan(write(tmp_path / "b.bin", DOCUMENTS), "sequence_modes")[0].columns
 
 
 @pytest.mark.parametrize("documents", [[], [[]], [[[]]]])

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from mixlake.catalog import ConfigError
+from mixlake.catalog.errors import listed
+from mixlake.catalog.formats import formats
 from mixlake.catalog.listing import find_files
 
 
@@ -158,7 +160,7 @@ def test_names_that_say_two_formats_are_refused(tmp_path: Path) -> None:
     tree(tmp_path, "a.jsonl", "b.parquet", "c.txt")
     message = (
         "cannot infer one format from 2 files: their names say jsonl, parquet; "
-        "pass format=, one of: files, jsonl, parquet"
+        f"pass format=, one of: {listed(formats())}"
     )
     with pytest.raises(ConfigError, match=exactly(message)):
         find_files([str(tmp_path)], format_name=None)
@@ -168,7 +170,7 @@ def test_names_that_say_no_format_are_refused(tmp_path: Path) -> None:
     tree(tmp_path, "a.txt", "b.md")
     message = (
         "cannot infer one format from 2 files (such as 'a.txt'): their names say none; "
-        "pass format=, one of: files, jsonl, parquet"
+        f"pass format=, one of: {listed(formats())}"
     )
     with pytest.raises(ConfigError, match=exactly(message)):
         find_files([str(tmp_path)], format_name=None)
@@ -178,7 +180,7 @@ def test_a_glob_that_also_matches_unknown_names_is_refused(tmp_path: Path) -> No
     tree(tmp_path, "a.jsonl", "b.md")
     message = (
         "cannot infer one format from 2 files (such as 'b.md'): their names say jsonl and others; "
-        "pass format=, one of: files, jsonl, parquet"
+        f"pass format=, one of: {listed(formats())}"
     )
     with pytest.raises(ConfigError, match=exactly(message)):
         find_files([str(tmp_path / "*")], format_name=None)

@@ -15,7 +15,17 @@ from deltalake import DeltaTable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixlake.catalog import BatchFunction, Catalog, ConfigError, DataError, format_jsonl, scanning, schema, text_regions
+from mixlake.catalog import (
+    BatchFunction,
+    Catalog,
+    ConfigError,
+    DataError,
+    arrow_blocks,
+    format_jsonl,
+    scanning,
+    schema,
+    text_regions,
+)
 
 WriteLines = Callable[..., str]
 ReadBack = Callable[[str], list[dict[str, Any]]]
@@ -189,6 +199,7 @@ def test_a_block_never_parts_a_row_group(
     catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_bytes: int, blocks: list[int]
 ) -> None:
     monkeypatch.setattr(scanning, "_BYTES_PER_BLOCK", num_bytes)
+    monkeypatch.setattr(arrow_blocks, "BYTES_PER_BLOCK", num_bytes)
     pq.write_table(pa.table({"text": list("abcdefg")}), tmp_path / "a.parquet", row_group_size=3)
     catalog.register("docs", str(tmp_path / "a.parquet"))
     rows = index_rows(catalog, "docs")
