@@ -18,7 +18,7 @@ def test_rows_are_sorted_by_the_first_column_then_by_the_next(rows: list[tuple[i
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sorting, "_WORD_BITS", word_bits)
         order = lexicographic_order(columns)
-    assert (range(len(rows)) if order is None else order.tolist()) == sorted(range(len(rows)), key=lambda i: rows[i])
+    assert list(range(len(rows)) if order is None else order) == sorted(range(len(rows)), key=lambda i: rows[i])
 
 
 @settings(deadline=None)
