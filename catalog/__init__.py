@@ -1,6 +1,7 @@
 """What data there is: formats, registration, Delta tables, versions, read-only SQL."""
 
 from mixlake.catalog.catalog import Catalog
+from mixlake.catalog.collection import Collected
 from mixlake.catalog.errors import ConfigError, DataError, LakeError, MixlakeError, QueryError, ScheduleError
 from mixlake.catalog.quality import Quality
 from mixlake.catalog.records import BatchFunction, DataFile, Dataset, Part, Property, RecordFunction, Removal, Span
@@ -11,6 +12,7 @@ from mixlake.catalog.text_properties import Language, NumTokens
 __all__ = [
     "BatchFunction",
     "Catalog",
+    "Collected",
     "ConfigError",
     "DataError",
     "DataFile",

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
 from datafusion import DataFrame, SessionConfig, SessionContext
 
 from mixlake.catalog import schema
+from mixlake.catalog.collection import Collected, Retention, collect_versions
+from mixlake.catalog.durations import parse_duration
 from mixlake.catalog.errors import ConfigError, LakeError, listed, nearest
 from mixlake.catalog.fields import is_path
 from mixlake.catalog.formats import check_options
@@ -236,6 +238,34 @@ class Catalog:
             raise ConfigError(f"reason={reason!r}: expected a few words; they are kept with what was removed")
         version, live = self._live()
         return remove_samples(self.lake, live, predicate, reason=reason, version=version, progress=progress)
+
+    def gc(
+        self,
+        older_than: str | timedelta = "30d",
+        *,
+        keep_versions: int = 1,
+        dry_run: bool = False,
+        progress: Progress | None = None,
+    ) -> Collected:
+        """Collect old catalog versions, and delete the index of what only they show; say what went and what was kept.
+
+        Kept are the newest version, those that were the newest less than ``older_than`` ago, and those that a run is
+        pinned to. What killed processes left behind goes too, once nothing of it has been written for a day. Reading a
+        collected version is an error. The registered files are left alone.
+
+        Args:
+            older_than: ``30d``, ``12h``, ``90m`` or a timedelta.
+            keep_versions: the newest so many are kept, however old.
+            dry_run: only say what would go.
+            progress: called with registrations done and registrations in all.
+
+        Raises:
+            ConfigError: ``older_than`` or ``keep_versions`` is wrong.
+            LakeError: this catalog is pinned.
+        """
+        self._check_writable("collect")
+        retention = Retention(older_than=parse_duration(older_than, "older_than"), keep_versions=keep_versions)
+        return collect_versions(self.lake, retention, dry_run=dry_run, progress=progress)
 
     def list_datasets(self) -> tuple[Dataset, ...]:
         """Return the datasets of this version, by name."""

@@ -173,7 +173,12 @@ class Lake:
 
         self._commit(schema.SAMPLES, attempt, action)
 
-    def _commit(self, name: str, attempt: Callable[[DeltaTable], None], action: str) -> int:
+    def delete(self, name: str, predicate: str, *, action: str) -> int:
+        """Delete the rows that a predicate selects, in one commit, and return the table's new version."""
+        properties = commit_properties(action)
+        return self._commit(name, lambda handle: handle.delete(predicate, commit_properties=properties), action)
+
+    def _commit(self, name: str, attempt: Callable[[DeltaTable], object], action: str) -> int:
         """Attempt a commit until no other process's commit is in its way; return the version that it made."""
         with self._lock:
             if not self.has(name):

@@ -7,6 +7,7 @@ the changed datasets here. Whoever is killed before that commit has changed noth
 from __future__ import annotations
 
 import json
+import os
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -16,6 +17,7 @@ import pyarrow.dataset as pads
 from deltalake import DeltaTable
 
 from mixlake.catalog import schema
+from mixlake.catalog.errors import LakeError
 from mixlake.catalog.lake import Fence, Lake, arrow_dataset, collected
 from mixlake.catalog.records import DataFile, Dataset, Part, Property, Removal
 
@@ -66,12 +68,15 @@ def publish(
         details: more for the history.
 
     Raises:
-        LakeError: another process has changed one of these datasets after that version.
+        LakeError: another process has changed one of these datasets after that version, or gc has taken a new part
+            for one that was left behind.
     """
     table = lake.table_at(schema.DATASETS, version)
     before = [dataset for dataset in read_datasets(table) if dataset.name in changes]
     after = [dataset for dataset in changes.values() if dataset is not None]
     num_before, num_after = (sum(dataset.num_samples for dataset in datasets) for datasets in (before, after))
+    for dataset in after:
+        _check_stored(lake, dataset)
     rows = [row for dataset in after for row in _rows(dataset)]
     return lake.append(
         schema.DATASETS,
@@ -86,6 +91,16 @@ def publish(
         fence=[_fence(table, name) for name in changes],
         replace_where=_named(dataset.name for dataset in before),
     )
+
+
+def _check_stored(lake: Lake, dataset: Dataset) -> None:
+    """Refuse parts without an index: their process may have slept for so long that gc took it for dead."""
+    for part in dataset.parts:
+        for name in (schema.SAMPLES, schema.FILES) if part.num_samples else (schema.FILES,):
+            if not os.path.isdir(os.path.join(lake.path(name), f"{schema.REGISTRATION}={part.registration}")):
+                raise LakeError(
+                    f"{name}: gc has collected registration {part.registration!r} before it was published; begin again"
+                )
 
 
 def _fence(table: DeltaTable, dataset: str) -> Fence:
