@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import bz2
+import io
 import lzma
-import mmap
-import queue
+import os
 import tempfile
 import threading
-from collections.abc import Generator
-from typing import IO, Any
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pyarrow as pa
 
 from mixlake.catalog.data_files import open_file
 from mixlake.catalog.errors import DataError
 from mixlake.catalog.read_cache import ReadCache
-from mixlake.catalog.records import DataFile
+from mixlake.catalog.records import DataFile, Problem
 
 SUFFIXES = {".gz": "gzip", ".zst": "zstd", ".xz": "xz", ".bz2": "bz2"}
 """File name endings of the compressions there are."""
 _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ\x00": "xz", b"BZh": "bz2"}
 _CHUNK_BYTES = 1 << 20
-_CHUNKS_AHEAD = 4
+_DAMAGED = (OSError, EOFError, lzma.LZMAError, pa.ArrowException)
 
 
 def compression_of(path: str) -> str | None:
@@ -53,69 +54,90 @@ def check_content(file: DataFile, head: bytes) -> None:
         )
 
 
-def decompressed(file: DataFile) -> Generator[bytes]:
-    """Yield a compressed file's content in pieces of about a megabyte, decompressed by a thread of its own.
+class DecompressedStream(io.RawIOBase):
+    """A compressed file's content, to read on from its start.
+
+    Reading raises DataError where the file is damaged or ends too early.
+    """
+
+    def __init__(self, file: DataFile) -> None:
+        super().__init__()
+        self._file = file
+        self._stream = _stream(file)
+
+    def readable(self) -> bool:
+        """Say that it can be read."""
+        return True
+
+    def readinto(self, target: Any) -> int:
+        """Fill ``target`` as far as the next read goes; return the number of bytes, 0 at the end."""
+        try:
+            num: int = self._stream.readinto(target)
+        except _DAMAGED as error:
+            raise DataError(
+                Problem(file=self._file, place="", reason=f"cannot be decompressed ({_reason(error)})")
+            ) from error
+        return num
+
+    def close(self) -> None:
+        """Close the file."""
+        if not self.closed:
+            self._stream.close()
+        super().close()
+
+
+def decompressed(file: DataFile) -> Iterator[bytes]:
+    """Yield a compressed file's content in pieces of up to a megabyte.
 
     Raises:
         DataError: the file is damaged or ends too early; what could be decompressed has been yielded by then.
     """
-    ahead: queue.Queue[bytes | BaseException | None] = queue.Queue(_CHUNKS_AHEAD)
-    is_abandoned = threading.Event()
-
-    def put(item: bytes | BaseException | None) -> None:
-        while not is_abandoned.is_set():
-            try:
-                ahead.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-            return
-
-    def run() -> None:
-        try:
-            with _stream(file) as stream:
-                while not is_abandoned.is_set() and (chunk := stream.read(_CHUNK_BYTES)):
-                    put(chunk)
-            put(None)
-        except BaseException as error:  # noqa: BLE001  (raised again in the reading thread)
-            put(error)
-
-    thread = threading.Thread(target=run, name=f"decompress {file.path}", daemon=True)
-    thread.start()
-    try:
-        while (item := ahead.get()) is not None:
-            if isinstance(item, (OSError, lzma.LZMAError, EOFError)):
-                raise DataError(f"{file.uri}: cannot be decompressed ({_reason(item)})") from item
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-    finally:
-        is_abandoned.set()
-        thread.join()
+    with DecompressedStream(file) as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            yield chunk
 
 
-def decompressed_content(file: DataFile, cache: ReadCache) -> memoryview:
-    """Return all of a compressed file's content, decompressed once while it stays in the cache.
+class DecompressedContent:
+    """A compressed file's content by range: decompressed once, and only as far as somebody has looked.
 
-    It lies in an unnamed temporary file that is mapped into memory, so that the system may drop its pages.
-
-    Raises:
-        DataError: the file is damaged or ends too early.
+    What is decompressed lies in an unnamed temporary file, so memory does not grow with it.
     """
 
-    def decode() -> tuple[memoryview, int]:
-        with tempfile.TemporaryFile() as spill:
-            for chunk in decompressed(file):
-                spill.write(chunk)
-            spill.flush()
-            num_bytes = spill.tell()
-            content = mmap.mmap(spill.fileno(), num_bytes, access=mmap.ACCESS_READ) if num_bytes else b""
-        return memoryview(content), num_bytes
+    def __init__(self, file: DataFile) -> None:
+        self._stream = DecompressedStream(file)
+        self._spill = tempfile.TemporaryFile()  # noqa: SIM115  (open as long as this object is there)
+        weakref.finalize(self, self._spill.close)
+        weakref.finalize(self, self._stream.close)
+        self._lock = threading.Lock()
+        self.num_bytes = 0
+        """Bytes that are decompressed so far."""
 
-    content: memoryview = cache.get((file.uri, file.modified_us, "decompressed"), decode, on_disk=True)
+    def read(self, start: int, stop: int) -> bytes:
+        """Return the bytes from ``start`` to ``stop``, fewer where the content ends before.
+
+        Raises:
+            DataError: the file is damaged, or ends too early, before ``stop``.
+        """
+        with self._lock:
+            while self.num_bytes < stop and (chunk := self._stream.read(_CHUNK_BYTES)):
+                self._spill.write(chunk)
+                self.num_bytes += len(chunk)
+            self._spill.flush()
+        return os.pread(self._spill.fileno(), stop - start, start)
+
+
+def decompressed_content(file: DataFile, cache: ReadCache) -> DecompressedContent:
+    """Return a compressed file's content, which stays while it is in the cache."""
+
+    def decode() -> tuple[DecompressedContent, Callable[[], int]]:
+        content = DecompressedContent(file)
+        return content, lambda: content.num_bytes
+
+    content: DecompressedContent = cache.get((file.uri, file.modified_us, "decompressed"), decode, on_disk=True)
     return content
 
 
-def _stream(file: DataFile) -> IO[bytes] | Any:
+def _stream(file: DataFile) -> Any:
     open_file(file).close()  # so that a file that is gone is named as such
     if file.compression == "xz":
         return lzma.open(file.uri)

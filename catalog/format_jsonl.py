@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from mixlake.catalog.compression import with_compressions
 from mixlake.catalog.errors import DataError
 from mixlake.catalog.fields import MisfitError, column_of, has_field
 from mixlake.catalog.json_columns import fast_columns
+from mixlake.catalog.parallel import in_order, num_cores
 from mixlake.catalog.problems import Problems
 from mixlake.catalog.read_cache import ReadCache
 from mixlake.catalog.records import Block, DataFile, FieldPath, FilePart, IntArray, Problem, Span
@@ -52,12 +55,8 @@ class JsonLinesFormat:
         """Yield the lines of every part, region by region."""
         del options
         for part in parts:
-            row = 0
             try:
-                for region in regions(part):
-                    block = _block(region, part, row, fields, problems)
-                    row += block.num_records
-                    yield block
+                yield from _scan(part, fields, problems)
             except DataError as error:
                 problems.note(error, part.file)
 
@@ -75,11 +74,26 @@ class JsonLinesFormat:
         return [record for piece, span in zip(pieces, spans, strict=True) for record in _parse_span(piece, span, file)]
 
 
-def _block(
-    region: Region, part: FilePart, row: int, fields: Mapping[FieldPath, pa.DataType], problems: Problems
-) -> Block:
+def _scan(part: FilePart, fields: Mapping[FieldPath, pa.DataType], problems: Problems) -> Iterator[Block]:
+    is_compressed = part.file.compression is not None
+
+    def parse(region: Region) -> Iterator[tuple[Block, Sequence[Problem]]]:
+        found = Problems(problems.on_error)
+        yield _block(region, part, fields, found), found.found
+
+    # A compressed file cannot be scanned in parts: there the threads share its regions.
+    in_file = regions(part, keep=is_compressed)
+    parsed = in_order(parse, in_file, num_cores()) if is_compressed else chain.from_iterable(map(parse, in_file))
+    row = 0
+    for block, found in parsed:
+        problems.found += found
+        yield replace(block, rows=block.rows + row)
+        row += block.num_records
+
+
+def _block(region: Region, part: FilePart, fields: Mapping[FieldPath, pa.DataType], problems: Problems) -> Block:
     starts, stops = _lines(region)
-    rows = np.arange(row, row + len(starts), dtype=np.int64)
+    rows = np.arange(len(starts), dtype=np.int64)
     columns = fast_columns(region, starts, stops, fields)
     num_records = len(starts)
     if columns is None:

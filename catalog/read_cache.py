@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import Any
+from typing import Any, TypeAlias
+
+Size: TypeAlias = int | Callable[[], int]
+"""Bytes, now or whenever it is asked."""
 
 
 class ReadCache:
@@ -23,12 +26,12 @@ class ReadCache:
         self._in_memory = _Pieces(max_bytes)
         self._on_disk = _Pieces(max_disk_bytes)
 
-    def get(self, key: Hashable, decode: Callable[[], tuple[Any, int]], *, on_disk: bool = False) -> Any:
+    def get(self, key: Hashable, decode: Callable[[], tuple[Any, Size]], *, on_disk: bool = False) -> Any:
         """Return the piece under ``key``; ``decode`` makes it, with its size in bytes, when it is not there.
 
         Args:
             key: names the piece.
-            decode: returns the piece and its size.
+            decode: returns the piece and its size; a function, where the piece may still grow.
             on_disk: it lies in a temporary file, mapped into memory.
         """
         return (self._on_disk if on_disk else self._in_memory).get(key, decode)
@@ -37,17 +40,18 @@ class ReadCache:
 class _Pieces:
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._pieces: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
-        self._num_bytes = 0
+        self._pieces: OrderedDict[Hashable, tuple[Any, Size]] = OrderedDict()
 
-    def get(self, key: Hashable, decode: Callable[[], tuple[Any, int]]) -> Any:
+    def get(self, key: Hashable, decode: Callable[[], tuple[Any, Size]]) -> Any:
         if key in self._pieces:
             self._pieces.move_to_end(key)
             return self._pieces[key][0]
-        piece, num_bytes = decode()
-        self._pieces[key] = (piece, num_bytes)
-        self._num_bytes += num_bytes
-        while self._num_bytes > self._max_bytes and len(self._pieces) > 1:
-            _, (_, dropped) = self._pieces.popitem(last=False)
-            self._num_bytes -= dropped
+        self._pieces[key] = piece, _ = decode()
+        sizes = [size() if callable(size) else size for _, size in self._pieces.values()]
+        excess = sum(sizes) - self._max_bytes
+        for size in sizes[:-1]:  # oldest first; the newest stays, however large it is
+            if excess <= 0:
+                break
+            self._pieces.popitem(last=False)
+            excess -= size
         return piece

@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 
-from mixlake.catalog.compression import check_content, decompressed, decompressed_content
+from mixlake.catalog.compression import DecompressedStream, check_content, decompressed_content
 from mixlake.catalog.data_files import open_file
 from mixlake.catalog.errors import DataError
 from mixlake.catalog.read_cache import ReadCache
@@ -28,7 +28,7 @@ _NEWLINE = 10
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Region:
-    """Whole lines of a file. The content is only there until the next region is asked for."""
+    """Whole lines of a file. The content is only there until the next region is asked for, if it is not kept."""
 
     offset: int
     """Of its first byte in the file; in the decompressed content, where the file is compressed."""
@@ -67,8 +67,12 @@ def split_bytes(file_id: int, file: DataFile, bytes_per_part: int) -> list[FileP
     return [FilePart(file_id=file_id, file=file, start=start, stop=start + bytes_per_part) for start in starts]
 
 
-def regions(part: FilePart) -> Iterator[Region]:
+def regions(part: FilePart, *, keep: bool = False) -> Iterator[Region]:
     """Yield the lines of a part, some megabytes at a time; a line belongs to the part that its first byte lies in.
+
+    Args:
+        part: the part.
+        keep: give each region a buffer of its own, so that its content stays there.
 
     Raises:
         DataError: the file is empty, cannot be read or decompressed, or is not what its name says.
@@ -79,7 +83,7 @@ def regions(part: FilePart) -> Iterator[Region]:
     stop = file.num_bytes if part.stop < 0 and file.compression is None else part.stop
     count = cache(lambda: _count_lines(file, part.start))
     lines_before = 0
-    with _opened(file) as stream:
+    with opened(file) as stream:
         offset = max(part.start - 1, 0)
         if offset:
             stream.seek(offset)
@@ -111,8 +115,10 @@ def regions(part: FilePart) -> Iterator[Region]:
             if is_done:
                 return
             if end:
-                buffer[: have - end] = buffer[end:have]
-                offset, have = offset + end, have - end
+                rest = buffer[end:have]
+                buffer = bytearray(len(buffer)) if keep else buffer
+                buffer[: len(rest)] = rest
+                offset, have = offset + end, len(rest)
 
 
 def _end_of_lines(buffer: bytearray, have: int, stop: int, *, is_end: bool) -> tuple[int, bool]:
@@ -145,31 +151,19 @@ def _count_lines(file: DataFile, stop: int) -> int:
 
 
 @contextmanager
-def _opened(file: DataFile) -> Iterator[io.RawIOBase]:
+def opened(file: DataFile) -> Iterator[io.RawIOBase]:
+    """Open a file for reading on from its start, decompressed.
+
+    Raises:
+        DataError: it cannot be read or decompressed, or is not what its name says.
+    """
     with open_file(file) as stream:
         check_content(file, os.pread(stream.fileno(), 8, 0))
         if file.compression is None:
             yield stream
             return
-    with closing(decompressed(file)) as chunks:
-        yield _Chunks(chunks)
-
-
-class _Chunks(io.RawIOBase):
-    """Chunks of bytes as a stream to read on."""
-
-    def __init__(self, chunks: Iterator[bytes]) -> None:
-        super().__init__()
-        self._chunks = chunks
-        self._rest = memoryview(b"")
-
-    def readinto(self, target: memoryview) -> int:  # type: ignore[override]
-        if not self._rest:
-            self._rest = memoryview(next(self._chunks, b""))
-        num = min(len(target), len(self._rest))
-        target[:num] = self._rest[:num]
-        self._rest = self._rest[num:]
-        return num
+    with DecompressedStream(file) as decompressed:
+        yield decompressed
 
 
 def read_ranges(file: DataFile, ranges: Sequence[tuple[int, int]], cache: ReadCache) -> list[memoryview]:
@@ -179,8 +173,8 @@ def read_ranges(file: DataFile, ranges: Sequence[tuple[int, int]], cache: ReadCa
         DataError: the file is gone, damaged, or shorter than a range says.
     """
     if file.compression is not None:
-        content = decompressed_content(file, cache)
-        pieces = [content[start:stop] for start, stop in ranges]
+        decompressed = decompressed_content(file, cache)
+        pieces = [memoryview(decompressed.read(start, stop)) for start, stop in ranges]
     else:
         pieces = [memoryview(b"")] * len(ranges)
         order = sorted(range(len(ranges)), key=lambda index: ranges[index])

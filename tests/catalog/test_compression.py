@@ -6,9 +6,7 @@ import bz2
 import gzip
 import lzma
 import re
-import threading
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 
 import pyarrow as pa
@@ -71,14 +69,6 @@ def test_a_corrupt_file_is_refused(tmp_path: Path, suffix: str) -> None:
         list(decompressed(file))
 
 
-def test_the_thread_ends_when_nobody_reads_on(tmp_path: Path) -> None:
-    file = write(tmp_path / "a.jsonl.gz", gzip.compress(CONTENT))
-    with closing(decompressed(file)) as chunks:
-        next(chunks)
-        assert any(thread.name.startswith("decompress") for thread in threading.enumerate())
-    assert not any(thread.name.startswith("decompress") for thread in threading.enumerate())
-
-
 @pytest.mark.parametrize(
     ("name", "head", "found"),
     [
@@ -93,17 +83,42 @@ def test_content_that_belies_the_name_is_refused(name: str, head: bytes, found: 
         check_content(file, head)
 
 
-def test_content_is_decompressed_once_while_it_is_in_the_cache(tmp_path: Path) -> None:
+def test_content_is_decompressed_once_and_only_as_far_as_needed(tmp_path: Path) -> None:
     file = write(tmp_path / "a.jsonl.gz", gzip.compress(CONTENT))
     cache = ReadCache()
     content = decompressed_content(file, cache)
-    assert bytes(content[1000:2000]) == CONTENT[1000:2000]
+    assert content.read(1000, 2000) == CONTENT[1000:2000]
+    assert 2000 <= content.num_bytes < len(CONTENT)
     Path(file.uri).unlink()
-    assert bytes(decompressed_content(file, cache)) == CONTENT
+    content = decompressed_content(file, cache)
+    assert content.read(len(CONTENT) - 10, len(CONTENT) + 10) == CONTENT[-10:]
+    assert content.read(0, 10) == CONTENT[:10]
     with pytest.raises(DataError, match=exactly(f"{file.uri}: cannot be read (No such file or directory)")):
         decompressed_content(file, ReadCache())
 
 
+def test_what_lies_before_a_damage_can_be_read(tmp_path: Path) -> None:
+    whole = gzip.compress(CONTENT)
+    file = write(tmp_path / "a.jsonl.gz", whole[: len(whole) // 2])
+    content = decompressed_content(file, ReadCache())
+    assert content.read(1000, 2000) == CONTENT[1000:2000]
+    with pytest.raises(DataError, match=exactly(f"{file.uri}: cannot be decompressed (it ends too early)")):
+        content.read(0, len(CONTENT))
+
+
+def test_files_leave_the_cache_by_what_they_have_grown_to(tmp_path: Path) -> None:
+    files = [write(tmp_path / f"{name}.jsonl.gz", gzip.compress(CONTENT)) for name in "abc"]
+    cache = ReadCache(max_disk_bytes=len(CONTENT) + (4 << 20))
+    first = decompressed_content(files[0], cache)
+    first.read(0, 10)
+    assert decompressed_content(files[1], cache) is not first
+    assert decompressed_content(files[0], cache) is first
+    first.read(0, len(CONTENT))
+    decompressed_content(files[1], cache).read(0, len(CONTENT))
+    decompressed_content(files[2], cache)
+    assert decompressed_content(files[0], cache) is not first
+
+
 def test_an_empty_content_can_be_had(tmp_path: Path) -> None:
     file = write(tmp_path / "a.jsonl.xz", lzma.compress(b""))
-    assert bytes(decompressed_content(file, ReadCache())) == b""
+    assert decompressed_content(file, ReadCache()).read(0, 10) == b""
