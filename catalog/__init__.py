@@ -2,6 +2,7 @@
 
 from mixlake.catalog.catalog import Catalog
 from mixlake.catalog.collection import Collected
+from mixlake.catalog.duplicates import ExactDuplicates, NearDuplicates
 from mixlake.catalog.errors import ConfigError, DataError, LakeError, MixlakeError, QueryError, ScheduleError
 from mixlake.catalog.quality import Quality
 from mixlake.catalog.records import BatchFunction, DataFile, Dataset, Part, Property, RecordFunction, Removal, Span
@@ -17,9 +18,11 @@ __all__ = [
     "DataError",
     "DataFile",
     "Dataset",
+    "ExactDuplicates",
     "LakeError",
     "Language",
     "MixlakeError",
+    "NearDuplicates",
     "NumTokens",
     "Part",
     "Property",
