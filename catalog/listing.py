@@ -26,10 +26,10 @@ def find_files(
 ) -> tuple[Format, list[DataFile]]:
     """Return the format and the files that folders, globs and paths stand for, sorted by path.
 
-    A folder stands for the files below it, hidden ones excepted, whose names end as the format's do (all of them with
-    ``files``); a glob or a path for exactly what it matches. ``**`` in a glob crosses folders. ``exclude`` holds glob
-    patterns for relative paths, where ``*`` crosses folders too. What lies in the folder ``lake`` is left out. Unless
-    ``all_must_match``, it is enough that one of them stands for a file.
+    A folder stands for the files below it, links followed and hidden ones excepted, whose names end as the format's
+    do (all of them with ``files``); a glob or a path for exactly what it matches. ``**`` in a glob crosses folders.
+    ``exclude`` holds glob patterns for relative paths, where ``*`` crosses folders too. What lies in the folder
+    ``lake`` is left out. Unless ``all_must_match``, it is enough that one of them stands for a file.
 
     Raises:
         ConfigError: a pattern matches nothing, a name is not UTF-8, or the format cannot be inferred.
@@ -76,7 +76,7 @@ def _root(uri: str) -> str:
 
 def _expand(uri: str, is_excluded: Callable[[str], bool], lake: str | None) -> Iterator[DataFile]:
     if os.path.isdir(uri):
-        found, root = _walk(uri, "", is_excluded, lake), uri
+        found, root = _walk(uri, "", is_excluded, lake, set()), uri
     elif os.path.exists(uri):
         found, root = iter([os.path.basename(uri)]), os.path.dirname(uri)
     else:
@@ -98,15 +98,28 @@ def _expand(uri: str, is_excluded: Callable[[str], bool], lake: str | None) -> I
         )
 
 
-def _walk(root: str, below: str, is_excluded: Callable[[str], bool], lake: str | None) -> Iterator[str]:
-    """Yield relative paths of the files under a folder, without looking into folders that are left out as a whole."""
+def _walk(
+    root: str, below: str, is_excluded: Callable[[str], bool], lake: str | None, seen: set[tuple[int, int]]
+) -> Iterator[str]:
+    """Yield relative paths of the files under a folder, without looking into folders that are left out as a whole.
+
+    Links to folders are followed after the folders that lie there, and no folder is listed twice: a link back up, or
+    beside (``latest -> 2026-11``), brings no file a second time.
+    """
+    status = os.stat(os.path.join(root, below))
+    if (status.st_dev, status.st_ino) in seen:
+        return
+    seen.add((status.st_dev, status.st_ino))
     with os.scandir(os.path.join(root, below)) as entries:
-        found = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+        found = sorted(
+            (entry for entry in entries if not entry.name.startswith(".")),
+            key=lambda entry: (entry.is_symlink(), entry.name),
+        )
     for entry in found:
         path = f"{below}{entry.name}"
-        if entry.is_dir(follow_symlinks=False):
+        if entry.is_dir():
             if not is_excluded(f"{path}/") and os.path.abspath(entry.path) != lake:
-                yield from _walk(root, f"{path}/", is_excluded, lake)
+                yield from _walk(root, f"{path}/", is_excluded, lake, seen)
         elif entry.is_file():
             yield path
 

@@ -25,8 +25,8 @@ def in_order(work: Callable[[Task], Iterable[Result]], tasks: Iterable[Task], nu
     """Yield what ``work`` yields for every task, in the order of the tasks, worked on by several threads at a time.
 
     Tasks are begun in order, so the one whose results are due is always being worked on. An error that a task raises is
-    raised where its results would have come; threads then stop at their next result, as they do when the iterator is
-    closed.
+    raised where its results would have come, and one in making the tasks behind the results of those that were made;
+    threads then stop at their next result, as they do when the iterator is closed.
 
     >>> list(in_order(lambda n: [n, n], [1, 2, 3], num_threads=2))
     [1, 1, 2, 2, 3, 3]
@@ -37,11 +37,16 @@ def in_order(work: Callable[[Task], Iterable[Result]], tasks: Iterable[Task], nu
     with ThreadPoolExecutor(num_threads, thread_name_prefix="scan") as pool:
 
         def begin() -> None:
-            for task in remaining:
-                results = _Results[Result](is_abandoned)
-                waiting.append(results)
-                pool.submit(results.fill, work, task)
+            results = _Results[Result](is_abandoned)
+            try:
+                task = next(remaining)
+            except StopIteration:
                 return
+            except Exception as error:  # noqa: BLE001  (raised again behind the results that come before)
+                results.fail(error)
+            else:
+                pool.submit(results.fill, work, task)
+            waiting.append(results)
 
         try:
             for _ in range(num_threads + 1):
@@ -84,6 +89,9 @@ class _Results(Generic[Result]):
                 self._put(_End(error))
             except _AbandonedError:
                 return
+
+    def fail(self, error: BaseException) -> None:
+        self._put(_End(error))
 
     def drain(self) -> Iterator[Result]:
         while True:

@@ -26,7 +26,8 @@ def checked_on_error(value: str) -> OnError:
     try:
         return OnError(value)
     except ValueError:
-        raise ConfigError(f"on_error is {value!r}; allowed: {listed(OnError)}.{nearest(str(value), OnError)}") from None
+        allowed = [policy.value for policy in OnError]
+        raise ConfigError(f"on_error is {value!r}; allowed: {listed(allowed)}.{nearest(str(value), allowed)}") from None
 
 
 class Problems:

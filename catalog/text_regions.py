@@ -92,13 +92,14 @@ def regions(part: FilePart, *, keep: bool = False) -> Iterator[Region]:
         while True:
             if have > len(buffer) // 2:  # a line longer than a region; views of the old buffer may be in use
                 buffer = buffer + bytearray(len(buffer))
-            num = stream.readinto(memoryview(buffer)[have : have + _BYTES_PER_REGION]) or 0
+            num, damage = _read_into(stream, memoryview(buffer)[have : have + _BYTES_PER_REGION])
             have += num
             begin = 0
             if not is_at_line:
                 begin = buffer.find(b"\n", 0, have) + 1
                 is_at_line = begin > 0
-            end, is_done = _end_of_lines(buffer, have, stop - offset if stop >= 0 else -1, is_end=not num)
+            is_end = not num and damage is None
+            end, is_done = _end_of_lines(buffer, have, stop - offset if stop >= 0 else -1, is_end=is_end)
             if is_at_line and end > begin:
                 content = np.frombuffer(buffer, np.uint8, end - begin, begin)
                 newlines = np.flatnonzero(content == _NEWLINE).astype(np.int64)
@@ -112,6 +113,8 @@ def regions(part: FilePart, *, keep: bool = False) -> Iterator[Region]:
                     first_line=_adder(count, lines_before + 1),
                 )
                 lines_before += len(newlines)
+            if damage is not None:
+                raise damage
             if is_done:
                 return
             if end:
@@ -119,6 +122,14 @@ def regions(part: FilePart, *, keep: bool = False) -> Iterator[Region]:
                 buffer = bytearray(len(buffer)) if keep else buffer
                 buffer[: len(rest)] = rest
                 offset, have = offset + end, len(rest)
+
+
+def _read_into(stream: io.RawIOBase, target: memoryview) -> tuple[int, DataError | None]:
+    """Return the number of bytes read, and what is wrong with those behind them."""
+    try:
+        return stream.readinto(target) or 0, None
+    except DataError as error:
+        return 0, error
 
 
 def _end_of_lines(buffer: bytearray, have: int, stop: int, *, is_end: bool) -> tuple[int, bool]:

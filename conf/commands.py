@@ -42,6 +42,7 @@ def _register(config: DictConfig, console: Console) -> None:
             exclude=plain(config.exclude),
             options=plain(config.options),
             replace=config.replace,
+            on_error=config.on_error,
             progress=progress,
         )
     dataset = catalog.dataset(config.name)
@@ -49,6 +50,9 @@ def _register(config: DictConfig, console: Console) -> None:
         f"{dataset.name}: {dataset.num_samples:,} samples in {dataset.num_files:,} files, "
         f"{dataset.num_bytes:,} bytes; datasets@{version}"
     )
+    num_skipped = catalog.sql(f"SELECT file_id FROM skipped WHERE dataset = '{dataset.name}'").count()
+    if num_skipped:
+        console.print(f"{num_skipped:,} records or files were left out: SELECT * FROM skipped tells which, and why")
 
 
 def _datasets(config: DictConfig, console: Console) -> None:

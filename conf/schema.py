@@ -39,6 +39,7 @@ class RegisterConfig(LakeConfig):
     exclude: list[str] = field(default_factory=list)
     options: dict[str, Any] = field(default_factory=dict)
     replace: bool = MISSING
+    on_error: str = MISSING
 
 
 @dataclass(kw_only=True)

@@ -103,6 +103,19 @@ def test_hidden_files_and_folders_are_left_out_of_a_folder_and_a_glob_but_not_as
     assert found(tmp_path / ".git") == ["b.txt"]
 
 
+def test_linked_folders_are_followed_and_none_is_listed_twice(tmp_path: Path) -> None:
+    for name in ("data/2026-10", "data/2026-11", "elsewhere"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "a b ü.txt").write_text(name)
+    (tmp_path / "data" / "a-latest").symlink_to("2026-11")
+    (tmp_path / "data" / "2026-10" / "up").symlink_to("..")
+    (tmp_path / "data" / "more").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "data" / "gone").symlink_to(tmp_path / "nowhere")
+    found = find_files([str(tmp_path / "data")], format_name="files")[1]
+    assert [file.path for file in found] == ["2026-10/a b ü.txt", "2026-11/a b ü.txt", "more/a b ü.txt"]
+    assert [Path(file.uri).read_text() for file in found] == ["data/2026-10", "data/2026-11", "elsewhere"]
+
+
 def test_a_symlinked_file_is_found_under_its_own_name(tmp_path: Path) -> None:
     tree(tmp_path, "elsewhere/real.txt", "data/a.txt")
     (tmp_path / "data" / "link.txt").symlink_to(tmp_path / "elsewhere" / "real.txt")

@@ -60,14 +60,15 @@ def test_an_error_comes_where_the_results_of_its_task_would_have_come() -> None:
         next(results)
 
 
-def test_an_error_in_making_the_tasks_is_raised() -> None:
+def test_an_error_in_making_the_tasks_comes_behind_the_results_of_those_made() -> None:
     def tasks() -> Iterator[int]:
         yield from range(5)
         raise OSError("listing")
 
     results = in_order(lambda task: [task], tasks(), num_threads=2)
+    assert [next(results) for _ in range(5)] == list(range(5))
     with pytest.raises(OSError, match="listing"):
-        list(results)
+        next(results)
 
 
 def test_threads_end_when_nobody_takes_the_results_any_more() -> None:

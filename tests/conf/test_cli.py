@@ -97,6 +97,17 @@ def test_help_shows_the_composed_config(call: Call, name: str) -> None:
     assert re.search(r"^lake: ", text, re.M)
 
 
+def test_what_cannot_be_read_is_left_out_on_request_and_counted(call: Call, folder: Path) -> None:
+    (folder / "torn.jsonl").write_text('{"text": "a"}\n{"text"\n')
+    refused = call("register", "lake=torn-lake", "name=torn", "uri=torn.jsonl", code=2)
+    assert "torn.jsonl, line 2: not JSON" in refused
+    out = call("register", "lake=torn-lake", "name=torn", "uri=torn.jsonl", "on_error=skip")
+    assert "torn: 1 samples in 1 files" in out
+    assert "1 records or files were left out" in out
+    assert "line 2" in call("sql", "lake=torn-lake", "SELECT place, reason FROM skipped")
+    (folder / "torn.jsonl").unlink()
+
+
 def test_registered_datasets_are_listed_and_queried(call: Call) -> None:
     assert re.search(r"de +jsonl +1 +40 ", call("datasets"))
     assert re.search(r"language +string +meta\.language +sql", call("properties"))
