@@ -2,6 +2,7 @@
 
 from mixlake.catalog.catalog import Catalog
 from mixlake.catalog.collection import Collected
+from mixlake.catalog.diff import Difference
 from mixlake.catalog.duplicates import ExactDuplicates, NearDuplicates
 from mixlake.catalog.errors import ConfigError, DataError, LakeError, MixlakeError, QueryError, ScheduleError
 from mixlake.catalog.quality import Quality
@@ -18,6 +19,7 @@ __all__ = [
     "DataError",
     "DataFile",
     "Dataset",
+    "Difference",
     "ExactDuplicates",
     "LakeError",
     "Language",

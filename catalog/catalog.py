@@ -13,6 +13,7 @@ from datafusion import DataFrame, SessionConfig, SessionContext
 
 from mixlake.catalog import schema
 from mixlake.catalog.collection import Collected, Retention, collect_versions
+from mixlake.catalog.diff import Difference, compare_versions
 from mixlake.catalog.durations import parse_duration
 from mixlake.catalog.errors import ConfigError, LakeError, listed, nearest
 from mixlake.catalog.fields import is_path
@@ -293,6 +294,20 @@ class Catalog:
     def history(self) -> DataFrame:
         """Return a frame of the catalog's versions, newest first: when, who, what, how many samples, parameters."""
         return history_frame(self.lake.table(schema.DATASETS), self.version)
+
+    def diff(self, before: int, after: int | None = None) -> Difference:
+        """Compare two catalog versions: datasets, properties, and sample counts per property value.
+
+        Args:
+            before: a version.
+            after: another one; None is this catalog's.
+
+        Raises:
+            LakeError: there is no such version, or one has been collected.
+        """
+        versions = (before, self.version if after is None else after)
+        old, new = ((version, self.at(version=version).list_datasets()) for version in versions)
+        return compare_versions(self.lake, old, new)
 
     def sql(self, query: str) -> DataFrame:
         """Run a query that can only read, and return its frame.

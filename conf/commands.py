@@ -67,6 +67,42 @@ def _history(config: DictConfig, console: Console) -> None:
     print_frame(console, open_catalog(config).history())
 
 
+def _refresh(config: DictConfig, console: Console) -> None:
+    catalog = Catalog.open(config.lake)
+    with ProgressDisplay(console, f"refreshing {config.name}") as progress:
+        done = catalog.refresh(config.name, on_error=config.on_error, progress=progress)
+    _print_report(console, done)
+
+
+def _unregister(config: DictConfig, console: Console) -> None:
+    version = Catalog.open(config.lake).unregister(config.name)
+    console.print(f"{config.name} is unregistered; older versions still show it; datasets@{version}", markup=False)
+
+
+def _remove(config: DictConfig, console: Console) -> None:
+    catalog = Catalog.open(config.lake)
+    with ProgressDisplay(console, "removing") as progress:
+        done = catalog.remove(config.where, reason=config.reason, progress=progress)
+    _print_report(console, done)
+
+
+def _gc(config: DictConfig, console: Console) -> None:
+    catalog = Catalog.open(config.lake)
+    with ProgressDisplay(console, "collecting") as progress:
+        done = catalog.gc(
+            config.older_than, keep_versions=config.keep_versions, dry_run=config.dry_run, progress=progress
+        )
+    _print_report(console, done)
+
+
+def _diff(config: DictConfig, console: Console) -> None:
+    _print_report(console, Catalog.open(config.lake).diff(config.before, config.after))
+
+
+def _print_report(console: Console, report: object) -> None:
+    console.print(str(report), markup=False, soft_wrap=True)
+
+
 def _sql(config: DictConfig, console: Console) -> None:
     print_frame(console, open_catalog(config).sql(config.query))
 
@@ -117,6 +153,11 @@ COMMANDS = {
     "datasets": Command(summary="list the datasets of a catalog version", function=_datasets),
     "properties": Command(summary="list the properties of a catalog version", function=_properties),
     "history": Command(summary="list the catalog's versions", function=_history),
+    "diff": Command(summary="compare two catalog versions", function=_diff),
+    "refresh": Command(summary="bring a dataset up to date with its files", function=_refresh, positional="name"),
+    "unregister": Command(summary="take a dataset away", function=_unregister, positional="name"),
+    "remove": Command(summary="take samples out of their datasets, by predicate", function=_remove, positional="where"),
+    "gc": Command(summary="collect old catalog versions that no run is pinned to", function=_gc),
     "sql": Command(summary="query the lake, read-only", function=_sql, positional="query"),
     "explain": Command(summary="dry-run a mixture: what it finds, when it runs out", function=_explain),
     "run": Command(summary="declare a training run", function=_run),

@@ -43,6 +43,45 @@ class RegisterConfig(LakeConfig):
 
 
 @dataclass(kw_only=True)
+class DatasetConfig(LakeConfig):
+    """A command about one dataset."""
+
+    name: str = MISSING
+
+
+@dataclass(kw_only=True)
+class RefreshConfig(DatasetConfig):
+    """`mixlake refresh`."""
+
+    on_error: str = MISSING
+
+
+@dataclass(kw_only=True)
+class RemoveConfig(LakeConfig):
+    """`mixlake remove`."""
+
+    where: str = MISSING
+    reason: str = MISSING
+
+
+@dataclass(kw_only=True)
+class GcConfig(LakeConfig):
+    """`mixlake gc`."""
+
+    older_than: str = MISSING
+    keep_versions: int = MISSING
+    dry_run: bool = MISSING
+
+
+@dataclass(kw_only=True)
+class DiffConfig(LakeConfig):
+    """`mixlake diff`."""
+
+    before: int = MISSING
+    after: int | None = None
+
+
+@dataclass(kw_only=True)
 class SqlConfig(ReadConfig):
     """`mixlake sql`."""
 
@@ -133,6 +172,11 @@ SCHEMAS: dict[str, type[LakeConfig]] = {
     "datasets": ReadConfig,
     "properties": ReadConfig,
     "history": ReadConfig,
+    "diff": DiffConfig,
+    "refresh": RefreshConfig,
+    "unregister": DatasetConfig,
+    "remove": RemoveConfig,
+    "gc": GcConfig,
     "sql": SqlConfig,
     "explain": ExplainConfig,
     "run": StartConfig,

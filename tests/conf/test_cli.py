@@ -117,6 +117,34 @@ def test_registered_datasets_are_listed_and_queried(call: Call) -> None:
     assert "en" not in call("sql", "version=1", "SELECT DISTINCT language FROM samples")
 
 
+def test_a_dataset_is_refreshed_weeded_compared_collected_and_unregistered(tmp_path: Path, call: Call) -> None:
+    lake = f"lake={tmp_path}/lake"
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "a.jsonl").write_text('{"text": "x", "kind": "good"}\n{"text": "y", "kind": "bad"}\n')
+    call("register", lake, "name=pages", f"uri={data}", "properties.kind=kind")
+    (data / "b.jsonl").write_text('{"text": "z", "kind": "good"}\n{torn\n')
+    assert "b.jsonl, line 2: not JSON" in call("refresh", lake, "pages", code=2)
+    text = call("refresh", lake, "pages", "on_error=skip")
+    assert text.splitlines() == [
+        "pages: 1 added, 0 changed, 0 vanished, 1 unchanged; datasets@2",
+        f"  added     {data}/b.jsonl",
+    ]
+    text = call("remove", lake, "kind = 'bad'", "reason=it is bad")
+    assert text == "1 samples removed (1 of pages); datasets@3\n"
+    assert call("diff", lake, "before=2").splitlines() == [
+        "datasets@2 to datasets@3",
+        "  changed   pages: 3 → 2 samples, 2 files",
+        "  pages: kind = bad: 1 → 0 samples",
+    ]
+    assert re.search(r"3 .* remove +pages +2 +-1 ", call("history", lake))
+    assert call("gc", lake, "older_than=0d", "dry_run=true").startswith("2 catalog versions would be collected 1-2, 2")
+    assert call("gc", lake, "older_than=0d").startswith("2 catalog versions collected 1-2, 2 kept")
+    assert "gc has collected" in call("sql", lake, "version=1", "SELECT * FROM samples", code=2)
+    assert call("unregister", lake, "pages").startswith("pages is unregistered; older versions still show it")
+    assert "pages" not in call("datasets", lake)
+
+
 def test_explain_prints_the_mixture_with_overrides(call: Call) -> None:
     text = call("explain", *own_mixture(), "mixture.components.german.weight=0.75")
     assert re.search(r"german +50\.00% +20\.00% +40 +80 +stop +0", text)
@@ -166,6 +194,13 @@ def test_scheduling_to_the_end_says_so(call: Call) -> None:
         (["explain", *own_mixture(), "+mixture.units=bytes"], "mixture has no key 'units'.* Did you mean 'unit'?"),
         (["run", "name=exp1", *own_mixture()], "run 'exp1' exists already"),
         (["schedule", "run=exp2"], "no run 'exp2' in .*; there are: .* Did you mean 'exp1'?"),
+        (["refresh", "dee"], "no dataset 'dee' in datasets@2; there are: de, en. Did you mean 'de'?"),
+        (["refresh", "de", "on_error=ignore"], "on_error is 'ignore'; allowed: raise, skip"),
+        (["unregister", "dee"], "no dataset 'dee' in datasets@2"),
+        (["remove", "language = 'de'"], "mixlake remove needs reason=…"),
+        (["remove", "lang = 'de'", "reason=x"], "unknown property 'lang'.* Did you mean 'language'?"),
+        (["gc", "older_than=soon"], "older_than is 'soon'; expected a number and d, h, m or s, such as 30d"),
+        (["diff", "before=7"], "datasets@7 does not exist in .*; versions are 0 to 2"),
         (["samples", "run=exp1", "chunk=99"], "run 'exp1' has no chunk 99; its last chunk is 2"),
     ],
 )
