@@ -123,7 +123,7 @@ class Catalog:
         uris: str | Sequence[str],
         *,
         format: str | None = None,
-        text: str = "text",
+        text: str | None = None,
         properties: Mapping[str, str | RecordFunction] | None = None,
         exclude: Sequence[str] = (),
         options: Mapping[str, Any] | None = None,
@@ -137,7 +137,8 @@ class Catalog:
             name: the dataset's name: letters, digits, ``_``, ``-`` and ``.``.
             uris: folders, globs (``**`` crosses folders) or paths.
             format: ``files``, ``jsonl``, ``parquet``, …; inferred from the names where it is not given.
-            text: the record field that holds a sample's text.
+            text: the record field that holds a sample's text, or its token ids; where it is not given, ``text``, and
+                ``tokens`` for ``megatron``.
             properties: name to SQL expression over the record (``meta.language``, ``character_length(text)``), or to
                 a batch function (`Language`, a `BatchFunction`, …). Every record also has ``_path``, ``_row`` and, by
                 format, ``_num_bytes``.
@@ -169,7 +170,7 @@ class Catalog:
             format=data_format,
             options=dict(options or {}),
             exclude=tuple(exclude),
-            text=text,
+            text=data_format.content if text is None else text,
             declared=tuple(declare(properties or {})),
             files=tuple(files),
             on_error=checked_on_error(on_error),
@@ -362,10 +363,10 @@ def _absolute(uri: str) -> str:
     return os.path.abspath(os.path.expanduser(uri))
 
 
-def _check_names(dataset: str, text: str) -> None:
+def _check_names(dataset: str, text: str | None) -> None:
     if not _NAME.fullmatch(dataset):
         raise ConfigError(f"dataset name {dataset!r}: expected letters, digits, '_', '-' and '.'")
-    if not is_path(text):
+    if text is not None and not is_path(text):
         raise ConfigError(f"text={text!r}: expected a field, such as text or meta.body")
 
 

@@ -10,10 +10,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from mixlake.catalog.errors import ConfigError
-from mixlake.catalog.records import FieldPath
+from mixlake.catalog.records import FieldPath, IntArray
 
 _NAME = r"""(?:"(?:[^"]|"")+"|[^\W\d][\w$]*)"""
 _STEP = rf"""(?:\s*\.\s*{_NAME}|\[\s*'(?:[^']|'')+'\s*\])"""
@@ -78,6 +79,21 @@ def value_at(record: Mapping[str, Any], path: FieldPath) -> Any:
             return None
         value = value.get(name)
     return value
+
+
+def token_ids(value: Any) -> IntArray | None:
+    """Return a field's value as token ids, or None where it is no list of integers.
+
+    >>> token_ids([5, 6]), token_ids("text"), token_ids(["text"])
+    (array([5, 6]), None, None)
+    """
+    if not isinstance(value, (list, np.ndarray)):
+        return None
+    try:
+        ids = np.asarray(value)
+    except ValueError:  # lists of different lengths
+        return None
+    return ids.astype(np.int64, copy=False) if ids.ndim == 1 and (ids.dtype.kind in "iu" or not len(ids)) else None
 
 
 def has_field(record: Mapping[str, Any], path: FieldPath) -> bool:

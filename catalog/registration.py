@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from mixlake.catalog import schema
 from mixlake.catalog.errors import ConfigError, DataError, listed, nearest
-from mixlake.catalog.fields import field_names, has_field, parse_path, value_at
+from mixlake.catalog.fields import field_names, has_field, parse_path, token_ids, value_at
 from mixlake.catalog.formats import Format
 from mixlake.catalog.index_copy import kept_rows, write_rows
 from mixlake.catalog.indexing import Indexed, index_files
@@ -259,9 +259,10 @@ def _check_text(request: Registration, example: Mapping[str, Any]) -> None:
     path = parse_path(request.text)
     ways = [path[:n] for n in range(1, len(path) + 1)]
     is_null = any(has_field(example, way) and value_at(example, way) is None for way in ways)
-    if not is_null and not isinstance(value_at(example, path), str):
+    value = value_at(example, path)
+    if not is_null and not isinstance(value, str) and token_ids(value) is None:
         names = field_names(example)
         raise ConfigError(
-            f"text={request.text!r}: the first record of {request.dataset!r} has no such text; "
+            f"text={request.text!r}: the first record of {request.dataset!r} has no such text or tokens; "
             f"its fields: {listed(names)}.{nearest(request.text, names)}"
         )

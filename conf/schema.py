@@ -34,7 +34,7 @@ class RegisterConfig(LakeConfig):
     name: str = MISSING
     uri: Any = MISSING
     format: str | None = None
-    text: str = MISSING
+    text: str | None = None
     properties: dict[str, str] = field(default_factory=dict)
     exclude: list[str] = field(default_factory=list)
     options: dict[str, Any] = field(default_factory=dict)

@@ -236,7 +236,8 @@ class _SampleLane:
 
     def _chosen(self, sample: Sample) -> dict[str, Any]:
         if self._fields is None:
-            return {"text": sample.text()}
+            content = sample.content()
+            return {"text": content} if isinstance(content, str) else {"tokens": content}
         if self._takes_all:
             return sample.record
         return {name: value_at(sample.record, path) for name, path in self._fields.items()}

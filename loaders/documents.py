@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mixlake.catalog import DataError
-from mixlake.catalog.fields import value_at
+from mixlake.catalog.fields import token_ids, value_at
 from mixlake.catalog.records import FieldPath, IntArray
 from mixlake.catalog.tokenizers import Tokenizer
 from mixlake.loaders.feed import ChunkFeed
@@ -36,20 +36,25 @@ class Sample:
     component: int
     address: Address
 
-    def text(self) -> str:
-        """Return the sample's text.
+    def content(self) -> str | IntArray:
+        """Return the sample's text, or its token ids where it is tokenized already.
 
         Raises:
-            DataError: the field does not hold text.
+            DataError: the field holds neither.
         """
-        text = value_at(self.record, self.text_field)
-        if not isinstance(text, str):
-            registration, file_id, row = self.address
+        value = value_at(self.record, self.text_field)
+        content = value if isinstance(value, str) else token_ids(value)
+        if content is None:
             raise DataError(
-                f"{registration}, file {file_id}, row {row}: field {'.'.join(self.text_field)!r} is "
-                f"{type(text).__name__}, expected text; leave such samples out with mixture.filter"
+                f"{self.place()} is {type(value).__name__}, expected text or token ids; "
+                "leave such samples out with mixture.filter"
             )
-        return text
+        return content
+
+    def place(self) -> str:
+        """Name the field that holds the content, for messages."""
+        registration, file_id, row = self.address
+        return f"{registration}, file {file_id}, row {row}: field {'.'.join(self.text_field)!r}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -184,10 +189,9 @@ class DocumentQueue:
             samples = self._samples.next_group(num_open)
             if not samples:
                 return None
-            ids_per_document = self._tokenizer.encode([sample.text() for sample in samples])
             self._ready.extend(
                 Document(ids=ids, component=sample.component, address=sample.address)
-                for sample, ids in zip(samples, ids_per_document, strict=True)
+                for sample, ids in zip(samples, _encode(self._tokenizer, samples), strict=True)
             )
 
     def remaining(self) -> int:
@@ -211,6 +215,25 @@ class DocumentQueue:
         self._ready.popleft()
         self._samples.skip()
         self._offset = 0
+
+
+def _encode(tokenizer: Tokenizer, samples: Sequence[Sample]) -> list[IntArray]:
+    """Return the ids of each sample; those that are tokenized already are taken as they are.
+
+    Raises:
+        DataError: ids that the tokenizer does not have, so that others made them.
+    """
+    contents = [sample.content() for sample in samples]
+    encoded = iter(tokenizer.encode([content for content in contents if isinstance(content, str)]))
+    ids_per_sample = [next(encoded) if isinstance(content, str) else content for content in contents]
+    for sample, content, ids in zip(samples, contents, ids_per_sample, strict=True):
+        is_foreign = tokenizer.vocab_size and not isinstance(content, str) and len(ids)
+        if is_foreign and not 0 <= int(ids.min()) <= int(ids.max()) < tokenizer.vocab_size:
+            raise DataError(
+                f"{sample.place()} has token ids {ids.min()} to {ids.max()}, but the tokenizer has "
+                f"{tokenizer.vocab_size} ids; load with the tokenizer that made them"
+            )
+    return ids_per_sample
 
 
 def _read_group(current: OpenChunk, places: IntArray) -> list[Sample]:

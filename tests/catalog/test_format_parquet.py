@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import resource
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixlake.catalog import DataError, DataFile, Span, arrow_blocks, format_parquet
+from mixlake.catalog import Catalog, DataError, DataFile, Span, arrow_blocks, format_parquet
 from mixlake.catalog.format_parquet import ParquetFormat
 from mixlake.catalog.listing import find_files
 from mixlake.catalog.problems import OnError, Problems
@@ -35,6 +35,7 @@ def exactly(message: str) -> str:
 
 
 def write(path: Path, records: list[dict[str, Any]], **options: Any) -> DataFile:
+    path.parent.mkdir(exist_ok=True)
     pq.write_table(pa.Table.from_pylist(records), path, **options)
     (file,) = find_files([str(path)], format_name="parquet")[1]
     return file
@@ -333,3 +334,35 @@ def test_a_file_that_is_gone_is_named(tmp_path: Path) -> None:
     os.remove(file.uri)
     with pytest.raises(DataError, match=rf"^{re.escape(file.uri)}: not a readable Parquet file \(.+\)$"):
         read(file, span(0, 1))
+
+
+# Registration
+
+
+def test_a_field_that_one_file_lacks_is_null_there(catalog: Catalog, tmp_path: Path) -> None:
+    write(tmp_path / "data" / "a.parquet", [{"text": "a", "language": "de"}])
+    write(tmp_path / "data" / "b.parquet", [{"text": "b"}])
+    catalog.register("docs", str(tmp_path / "data"), properties={"language": "language", "is_de": "language = 'de'"})
+    found = catalog.sql("SELECT language, is_de FROM samples ORDER BY file_id").to_pylist()
+    assert found == [{"language": "de", "is_de": True}, {"language": None, "is_de": None}]
+
+
+def test_a_field_of_two_types_is_refused_naming_both_files(catalog: Catalog, tmp_path: Path) -> None:
+    files = [write(tmp_path / "data" / f"{x!r}.parquet", [{"text": "a", "x": x}]) for x in (1, "one")]
+    uris = sorted(file.uri for file in files)
+    with pytest.raises(DataError) as caught:
+        catalog.register("docs", str(tmp_path / "data"), properties={"x": "x"})
+    assert [uri in str(caught.value) for uri in uris] == [True, True]
+
+
+def test_a_damaged_row_group_is_written_down_and_the_rest_is_read_back(
+    catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_back: Callable[[str], list[dict[str, Any]]]
+) -> None:
+    monkeypatch.setattr(arrow_blocks, "BYTES_PER_PART", 1)
+    records = [{"text": f"row {index}"} for index in range(9)]
+    file = write(tmp_path / "a.parquet", records, row_group_size=2)
+    damage(file, group=1, column=0)
+    catalog.register("docs", file.uri, properties={"length": "character_length(text)"}, on_error="skip")
+    assert read_back("docs") == [*records[:2], *records[4:]]
+    (skipped,) = catalog.sql("SELECT uri, place FROM skipped").to_pylist()
+    assert skipped == {"uri": file.uri, "place": "row group 1"}

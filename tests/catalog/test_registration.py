@@ -342,7 +342,7 @@ def test_a_text_field_that_the_first_record_lacks_is_refused(
 ) -> None:
     path = write_lines("a.jsonl", record)
     before = state(catalog)
-    message = f"text={text!r}: the first record of 'docs' has no such text; its fields: {hint}"
+    message = f"text={text!r}: the first record of 'docs' has no such text or tokens; its fields: {hint}"
     with pytest.raises(ConfigError, match=exactly(message)):
         catalog.register("docs", path, text=text)
     assert state(catalog) == before

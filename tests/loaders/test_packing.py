@@ -128,5 +128,5 @@ def test_a_document_without_text_is_an_error_that_names_it(tmp_path: Path) -> No
     catalog.register("a", str(tmp_path / "a.jsonl"))
     mixture = Mixture.from_dict({"components": {"all": {"where": "true", "weight": 1}}, "shuffle": "none"})
     run = Run.start(catalog, "a", mixture, lanes=1)
-    with pytest.raises(Exception, match=r"a-\w+, file 0, row 1: field 'text' is NoneType, expected text"):
+    with pytest.raises(Exception, match=r"a-\w+, file 0, row 1: field 'text' is NoneType, expected text or token ids"):
         list(TokenDataset(run, sequence_length=8))
