@@ -3,7 +3,7 @@ ARGS ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format
+.PHONY: help demo test soak lint format
 
 help: ## Print this help.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -13,6 +13,9 @@ demo: .venv/core.stamp ## Install Mixlake and run its demo; ARGS="…" are passe
 
 test: lint ## Install the development tools too and run every check, the tests and the doctests.
 	$(BIN)/pytest
+
+soak: .venv/dev.stamp ## Kill some hundred processes while they change a catalog, elsewhere each time.
+	MIXLAKE_KILLS=240 MIXLAKE_SEED=$$(date +%s) $(BIN)/pytest -s tests/catalog/test_time_travel.py
 
 lint: .venv/dev.stamp ## Check formatting, lint and types.
 	$(BIN)/ruff format --check

@@ -127,7 +127,7 @@ class Lake:
             details: more for the history.
             fence: one or several; each refuses the commit if another process made one like it since the fence was
                 looked at.
-            replace_where: rows that this predicate selects leave in the same commit.
+            replace_where: rows that this predicate selects leave in the same commit; the new rows must match it.
 
         Raises:
             LakeError: the fence is broken.

@@ -89,7 +89,7 @@ def publish(
             **(details or {}),
         },
         fence=[_fence(table, name) for name in changes],
-        replace_where=_named(dataset.name for dataset in before),
+        replace_where=_named(changes) if before else None,
     )
 
 
@@ -110,9 +110,9 @@ def _fence(table: DeltaTable, dataset: str) -> Fence:
     return Fence(application=application, seen=last, number=last + 1)
 
 
-def _named(datasets: Iterable[str]) -> str | None:
+def _named(datasets: Iterable[str]) -> str:
     names = ", ".join(f"'{name}'" for name in sorted(datasets))
-    return f"dataset IN ({names})" if names else None
+    return f"dataset IN ({names})"
 
 
 def _rows(dataset: Dataset) -> list[dict[str, Any]]:

@@ -135,6 +135,13 @@ def test_processes_that_register_different_datasets_at_once_all_succeed(tmp_path
     assert catalog.sql("SELECT sum(same) AS n, sum(other) AS m FROM samples").to_pylist() == [{"n": 1140, "m": 570}]
 
 
+def test_eight_processes_that_register_different_datasets_at_once_all_succeed(catalog: Catalog, data: str) -> None:
+    names = [f"d{number}" for number in range(8)]
+    answers = answers_at_once(*(start(REGISTER, catalog.lake.uri, name, data, "n", "") for name in names))
+    assert sorted(answers) == [f"version {number}" for number in range(1, 9)]
+    assert shown(catalog) == [(name, 60) for name in names]
+
+
 def test_of_processes_that_register_the_same_name_at_once_one_wins(catalog: Catalog, data: str) -> None:
     answers = answers_at_once(*(start(REGISTER, catalog.lake.uri, "docs", data, "n", "") for _ in range(2)))
     won, lost = sorted(answers, key=lambda answer: not answer.startswith("version"))
