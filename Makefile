@@ -1,9 +1,10 @@
 PYTHON ?= python3
 ARGS ?=
+BENCHMARKS ?= registering querying
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak lint format
+.PHONY: help demo test soak bench lint format
 
 help: ## Print this help.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -25,6 +26,9 @@ lint: .venv/dev.stamp ## Check formatting, lint and types.
 format: .venv/dev.stamp ## Format the code and apply the safe lint fixes.
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+bench: .venv/dev.stamp ## Measure Mixlake beside its limits; BENCHMARKS="…" chooses which.
+	@set -e; for name in $(BENCHMARKS); do $(BIN)/python -m tests.benchmarks.$$name; done
 
 # One stamp for each set of requirements: installed again only when what is declared has changed.
 .venv/core.stamp: REQUIREMENT := .
