@@ -13,6 +13,7 @@ from datafusion import DataFrame, SessionConfig, SessionContext
 
 from mixlake.catalog import schema
 from mixlake.catalog.collection import Collected, Retention, collect_versions
+from mixlake.catalog.declaring import PropertySource, declare
 from mixlake.catalog.diff import Difference, compare_versions
 from mixlake.catalog.durations import parse_duration
 from mixlake.catalog.errors import ConfigError, LakeError, listed, nearest
@@ -23,7 +24,6 @@ from mixlake.catalog.history import history_frame, version_at
 from mixlake.catalog.lake import Lake
 from mixlake.catalog.listing import find_files
 from mixlake.catalog.problems import checked_on_error
-from mixlake.catalog.properties import declare
 from mixlake.catalog.publishing import publish, read_datasets
 from mixlake.catalog.records import Dataset, Progress, RecordFunction
 from mixlake.catalog.refresh import Refreshed, refresh_dataset
@@ -124,7 +124,7 @@ class Catalog:
         *,
         format: str | None = None,
         text: str | None = None,
-        properties: Mapping[str, str | RecordFunction] | None = None,
+        properties: Mapping[str, PropertySource] | None = None,
         exclude: Sequence[str] = (),
         options: Mapping[str, Any] | None = None,
         replace: bool = False,
@@ -140,8 +140,8 @@ class Catalog:
             text: the record field that holds a sample's text, or its token ids; where it is not given, ``text``, and
                 ``tokens`` for ``megatron``.
             properties: name to SQL expression over the record (``meta.language``, ``character_length(text)``), or to
-                a batch function (`Language`, a `BatchFunction`, …). Every record also has ``_path``, ``_row`` and, by
-                format, ``_num_bytes``.
+                a batch function (`Language`, a `BatchFunction`, …), or to ``{expression: …, type: …, nullable: …}``
+                of either. Every record also has ``_path``, ``_row``, ``_text`` and, by format, ``_num_bytes``.
             exclude: glob patterns of relative paths to leave out.
             options: options of the format.
             replace: take the place of a dataset of that name; older versions keep showing the old one.
@@ -192,7 +192,7 @@ class Catalog:
 
         Args:
             name: the dataset.
-            functions: by property, the batch functions that it was registered with; the lake knows their names only.
+            functions: by property, those batch functions that cannot be imported (lambdas, functions of a script).
             on_error: ``raise``, or ``skip`` what cannot be read in new files and write it down in `skipped`.
             progress: called with bytes done and bytes in all.
 

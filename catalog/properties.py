@@ -2,67 +2,31 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from datafusion import SessionConfig, SessionContext
 
+from mixlake.catalog.declaring import Declared
 from mixlake.catalog.errors import ConfigError, DataError, listed, nearest
-from mixlake.catalog.fields import field_names, is_path, mentioned_fields, nest, parse_path
-from mixlake.catalog.records import BatchFunction, Block, DataFile, FieldPath, RecordFunction
-from mixlake.catalog.schema import RESERVED_COLUMNS, TIMESTAMP
-from mixlake.catalog.sql import first_line, refuse_impure
+from mixlake.catalog.fields import field_names, is_path, nest
+from mixlake.catalog.records import Block, DataFile, FieldPath
+from mixlake.catalog.schema import TIMESTAMP
+from mixlake.catalog.sql import first_line
 
-_NAME = re.compile(r"[a-z][a-z0-9_]*")
 _ROW: FieldPath = ("_row",)
 _PATH: FieldPath = ("_path",)
 _NUM_BYTES: FieldPath = ("_num_bytes",)
-SYSTEM_FIELDS = frozenset([_ROW, _PATH, _NUM_BYTES])
-"""Fields that every record has: its row and path, and its length where the format knows byte ranges."""
+_TEXT: FieldPath = ("_text",)
+SYSTEM_FIELDS = frozenset([_ROW, _PATH, _NUM_BYTES, _TEXT])
+"""Fields that every record has: its row, path and text, and its length where the format knows byte ranges."""
 _STAND_INS = (pa.null(), pa.string(), pa.list_(pa.string()), TIMESTAMP)
 """Types to try for a field that has had no value yet: some functions take no column of Arrow's null type."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Declared:
-    """A property as the user declares it."""
-
-    name: str
-    expression: str
-    function: RecordFunction | None
-    fields: tuple[FieldPath, ...]
-
-
-def declare(properties: Mapping[str, str | RecordFunction]) -> list[Declared]:
-    """Check names and expressions, and find the fields they need.
-
-    Raises:
-        ConfigError: a name is not lower_snake_case or is taken, or an expression is empty.
-    """
-    declared = []
-    for name, source in properties.items():
-        if not _NAME.fullmatch(name):
-            raise ConfigError(f"property name {name!r}: expected lower_snake_case, such as num_chars")
-        if name in RESERVED_COLUMNS:
-            raise ConfigError(
-                f"property name {name!r} is taken; samples already has: {listed(sorted(RESERVED_COLUMNS))}"
-            )
-        if isinstance(source, str) and source.strip():
-            refuse_impure(source, f"property {name!r}")
-            declared.append(
-                Declared(name=name, expression=source, function=None, fields=tuple(mentioned_fields(source)))
-            )
-        elif not isinstance(source, str) and callable(source) and hasattr(source, "fields"):
-            paths = tuple(parse_path(field) for field in source.fields)
-            declared.append(Declared(name=name, expression=_qualified_name(source), function=source, fields=paths))
-        else:
-            raise ConfigError(f"property {name!r}: expected an SQL expression or a BatchFunction, got {source!r}")
-    return declared
 
 
 class FieldWidenedError(Exception):
@@ -84,13 +48,20 @@ class PropertyColumns:
     """
 
     def __init__(
-        self, dataset: str, declared: Sequence[Declared], field_types: Mapping[FieldPath, pa.DataType] | None = None
+        self,
+        dataset: str,
+        declared: Sequence[Declared],
+        field_types: Mapping[FieldPath, pa.DataType] | None = None,
+        *,
+        text: FieldPath = ("text",),
     ) -> None:
         self.dataset = dataset
+        self._text = text
         self.declared = list(declared)
         self._mentioned = list(dict.fromkeys(path for prop in self.declared for path in prop.fields))
         known = dict(field_types or {})
-        self.fields = {path: known.get(path, pa.null()) for path in self._mentioned if path not in SYSTEM_FIELDS}
+        fields = dict.fromkeys(text if path == _TEXT else path for path in self._mentioned)
+        self.fields = {path: known.get(path, pa.null()) for path in fields if path not in SYSTEM_FIELDS}
         """The fields to take out of the records, each with its type as far as it is known."""
         self._in_expressions = {
             path for prop in self.declared if prop.function or not is_path(prop.expression) for path in prop.fields
@@ -110,17 +81,32 @@ class PropertyColumns:
             ConfigError: an expression is not valid SQL.
             FieldWidenedError: a field has a wider type than ``field_types`` says.
         """
-        columns = self._columns(block, files)
-        computed = {}
+        return self.evaluate(self._columns(block, files), partial(_first_place, block, files))
+
+    def evaluate(self, columns: Mapping[FieldPath, pa.Array], place: Callable[[], str]) -> dict[str, pa.Array]:
+        """Return one column per property, given the fields (their rows among them) and properties that they need.
+
+        Args:
+            columns: by path, or by a property's name.
+            place: names where they come from, for messages.
+        """
+        computed: dict[str, pa.Array] = {}
+        several: dict[tuple[str, tuple[FieldPath, ...]], pa.Array] = {}
+        num_rows = len(columns[_ROW])
         for prop in self.declared:
-            inputs = {path: columns[path] for path in prop.fields}
-            if prop.function is not None:
-                values = self._call(prop, nest(inputs, len(block.rows)), block, files)
+            inputs = {path: _input(path, prop, columns, computed) for path in prop.inputs}
+            if prop.function is not None and prop.output is not None:
+                key = (prop.expression, prop.inputs)
+                if key not in several:
+                    several[key] = self._call(prop, nest(inputs, num_rows), place)
+                values = pc.struct_field(several[key], prop.output)
+            elif prop.function is not None:
+                values = self._call(prop, nest(inputs, num_rows), place)
             elif is_path(prop.expression):
-                values = inputs[prop.fields[0]]
+                values = inputs[prop.inputs[0]]
             else:
                 values = self._evaluate(prop, {_ROW: columns[_ROW], **inputs})
-            computed[prop.name] = storable(values, f"property {prop.name!r} of {self.dataset!r}")
+            computed[prop.name] = _as_declared(prop, values, f"property {prop.name!r} of {self.dataset!r}")
         return computed
 
     def check_fields(self, met: Mapping[FieldPath, pa.DataType], example: Mapping[str, Any]) -> None:
@@ -133,7 +119,7 @@ class PropertyColumns:
         Raises:
             ConfigError: naming the property, the field and the nearest field of ``example``.
         """
-        lacking = {path for path in self._mentioned if path not in met}
+        lacking = {path for path in self._mentioned if path not in met and path != _TEXT}
         available = field_names(example) + sorted(path[0] for path in SYSTEM_FIELDS - lacking)
         for prop in self.declared:
             for path in prop.fields:
@@ -156,7 +142,8 @@ class PropertyColumns:
             else:
                 columns[path] = self._typed(path, column, known)
         for path in self._mentioned:
-            columns.setdefault(path, pa.nulls(len(block.rows)))
+            found = columns.get(self._text) if path == _TEXT else None
+            columns.setdefault(path, pa.nulls(len(block.rows)) if found is None else found)
         return columns
 
     def _typed(self, path: FieldPath, column: pa.Array, known: pa.DataType) -> pa.Array:
@@ -222,19 +209,19 @@ class PropertyColumns:
             )
         return table.column(0).combine_chunks()
 
-    def _call(self, prop: Declared, batch: pa.RecordBatch, block: Block, files: Sequence[DataFile]) -> pa.Array:
+    def _call(self, prop: Declared, batch: pa.RecordBatch, place: Callable[[], str]) -> pa.Array:
         assert prop.function is not None
+        called = prop.expression.partition(" ")[0]
         try:
             values = prop.function(batch)
         except Exception as error:
-            place = _first_place(block, files)
-            error.add_note(f"while {prop.expression} computed property {prop.name!r} of {self.dataset!r} at {place}")
+            error.add_note(f"while {called} computed property {prop.name!r} of {self.dataset!r} at {place()}")
             raise
         if not isinstance(values, pa.Array) or len(values) != batch.num_rows:
             got = f"{len(values)} values" if isinstance(values, pa.Array) else type(values).__name__
             raise ConfigError(
-                f"property {prop.name!r} of {self.dataset!r}: {prop.expression} must return an Arrow array of "
-                f"{batch.num_rows} values, got {got} at {_first_place(block, files)}"
+                f"property {prop.name!r} of {self.dataset!r}: {called} must return an Arrow array of "
+                f"{batch.num_rows} values, got {got} at {place()}"
             )
         return values
 
@@ -310,6 +297,25 @@ def _system_columns(
     return columns
 
 
+def _input(
+    path: FieldPath, prop: Declared, columns: Mapping[FieldPath, pa.Array], computed: Mapping[str, pa.Array]
+) -> pa.Array:
+    return computed[path[0]] if path[0] in prop.uses and path[0] in computed else columns[path]
+
+
+def _as_declared(prop: Declared, values: pa.Array, what: str) -> pa.Array:
+    """Return a property's values in a type that a Delta table can store: the declared one, if one is."""
+    column = storable(values, what)
+    if prop.type is not None:
+        if common_type(prop.type, column.type) != prop.type:
+            value = str(column.drop_null()[0].as_py())[:40]
+            raise DataError(f"{what} is declared {prop.type}, but is {column.type} here: {value!r}")
+        column = fitted(column, prop.type, what)
+    if not prop.is_nullable and column.null_count:
+        raise DataError(f"{what} is null here, but declared to have a value always")
+    return column
+
+
 def _first_place(block: Block, files: Sequence[DataFile]) -> str:
     return files[int(block.file_ids[0])].uri
 
@@ -375,9 +381,3 @@ def storable_type(kind: pa.DataType) -> pa.DataType | None:
     if types.is_timestamp(kind):
         return TIMESTAMP
     return kind if types.is_null(kind) or types.is_boolean(kind) or types.is_date32(kind) else None
-
-
-def _qualified_name(source: RecordFunction) -> str:
-    function = source.function if isinstance(source, BatchFunction) else source
-    named = function if hasattr(function, "__qualname__") else type(function)  # a functools.partial has no name
-    return f"{named.__module__}.{named.__qualname__}"

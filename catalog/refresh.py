@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from mixlake.catalog.errors import ConfigError, listed
+from mixlake.catalog.declaring import Declared, declare_again
+from mixlake.catalog.errors import ConfigError
 from mixlake.catalog.formats import get_format
 from mixlake.catalog.index_copy import copy_part
 from mixlake.catalog.lake import Lake
 from mixlake.catalog.listing import find_files
 from mixlake.catalog.problems import OnError
-from mixlake.catalog.properties import Declared, declare
 from mixlake.catalog.publishing import publish, registered_files
 from mixlake.catalog.records import DataFile, Dataset, Part, Progress, RecordFunction
 from mixlake.catalog.registration import Registration, write_part
@@ -74,7 +74,7 @@ def refresh_dataset(
         dataset: the dataset, as the catalog version shows it.
         live: all datasets of that version.
         version: the version.
-        functions: the batch functions of properties that functions compute.
+        functions: by property, the batch functions that cannot be imported.
         on_error: what becomes of records in new files that cannot be read.
         progress: called with bytes done and bytes in all.
 
@@ -97,7 +97,7 @@ def refresh_dataset(
     )
     if not (result.added or result.changed or result.vanished):
         return result
-    declared = _declare_again(dataset, functions or {})
+    declared = declare_again(dataset.properties, functions or {}, dataset.name)
     parts: list[Part | None] = []
     details = {kind: len(getattr(result, kind)) for kind in ("added", "changed", "vanished")}
     if result.added or result.changed:
@@ -166,27 +166,6 @@ def _compare(found: Sequence[DataFile], registered: Mapping[int, Mapping[int, Da
 
 def _is_same(file: DataFile, registered: DataFile) -> bool:
     return file.num_bytes == registered.num_bytes and file.modified_us == registered.modified_us
-
-
-def _declare_again(dataset: Dataset, functions: Mapping[str, RecordFunction]) -> tuple[Declared, ...]:
-    """Return the properties as they were declared, with the functions, which the lake holds the names of only."""
-    needed = {prop.name: prop.expression for prop in dataset.properties if prop.origin == "function"}
-    unknown = sorted(functions.keys() - needed.keys())
-    missing = sorted(needed.keys() - functions.keys())
-    if unknown or missing:
-        raise ConfigError(
-            f"functions of {dataset.name!r}: "
-            + (f"got {listed(unknown)}, " if unknown else f"lacks {listed(missing)}, ")
-            + f"expected {listed(f'{name} ({function})' for name, function in needed.items())}"
-        )
-    declared = declare({prop.name: functions.get(prop.name, prop.expression) for prop in dataset.properties})
-    for prop in declared:
-        if prop.name in needed and prop.expression != needed[prop.name]:
-            raise ConfigError(
-                f"functions of {dataset.name!r}: property {prop.name!r} was computed by {needed[prop.name]}, "
-                f"got {prop.expression}; register the dataset with replace=True to compute it otherwise"
-            )
-    return tuple(declared)
 
 
 def _paths(files: Sequence[DataFile]) -> tuple[str, ...]:

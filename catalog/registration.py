@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from mixlake.catalog import schema
+from mixlake.catalog.declaring import Declared
 from mixlake.catalog.errors import ConfigError, DataError, listed, nearest
 from mixlake.catalog.fields import field_names, has_field, parse_path, token_ids, value_at
 from mixlake.catalog.formats import Format
@@ -19,7 +20,7 @@ from mixlake.catalog.index_copy import kept_rows, write_rows
 from mixlake.catalog.indexing import Indexed, index_files
 from mixlake.catalog.lake import Lake
 from mixlake.catalog.problems import OnError, Problems
-from mixlake.catalog.properties import Declared, PropertyColumns, common_type
+from mixlake.catalog.properties import PropertyColumns, common_type
 from mixlake.catalog.publishing import new_registration, publish
 from mixlake.catalog.read_cache import ReadCache
 from mixlake.catalog.records import DataFile, Dataset, FilePart, IntArray, Part, Problem, Progress, Property, Span
@@ -103,8 +104,8 @@ def write_part(
         indexed = index_files(_scan(request), writer, progress)
         if request.part == 0:
             _check_first(request, indexed)
-        types = _settle_types(lake, request.dataset, indexed.property_types, live)
-        properties = _properties(request, types)
+        types = settle_types(lake, request.dataset, indexed.property_types, live)
+        properties = tuple(prop.as_property(types[prop.name]) for prop in request.declared)
         fixed = [field for field in schema.TABLES[schema.SAMPLES].columns if field.name != schema.REGISTRATION]
         columns = pa.schema([*fixed, *(pa.field(name, kind) for name, kind in types.items())])
         counts = indexed.num_samples_per_file
@@ -154,7 +155,9 @@ def _check_first(request: Registration, indexed: Indexed) -> None:
         raise DataError(f"{list(request.uris)}: {len(request.files)} files, but not one sample in them{left_out}")
     example = _first_record(request, counts)
     _check_text(request, example)
-    PropertyColumns(request.dataset, request.declared).check_fields(indexed.field_types, example)
+    PropertyColumns(request.dataset, request.declared, text=parse_path(request.text)).check_fields(
+        indexed.field_types, example
+    )
 
 
 def _scan(request: Registration) -> Scan:
@@ -165,6 +168,7 @@ def _scan(request: Registration) -> Scan:
         declared=request.declared,
         files=request.files,
         on_error=request.on_error,
+        text=parse_path(request.text),
     )
 
 
@@ -182,7 +186,7 @@ def _first_record(request: Registration, counts: IntArray) -> Mapping[str, Any]:
     return request.format.read(file, [span], None, request.options, ReadCache())[0]
 
 
-def _settle_types(
+def settle_types(
     lake: Lake, dataset: str, types: Mapping[str, pa.DataType], live: Sequence[Dataset]
 ) -> dict[str, pa.DataType]:
     """Return the type to store each property in: the one that `samples` has for it, where that holds the values."""
@@ -241,18 +245,6 @@ def _skipped_rows(registration: str, request: Registration, problems: Sequence[P
         for problem in problems
     ]
     return pa.Table.from_pylist(rows, schema=schema.TABLES[schema.SKIPPED].columns)
-
-
-def _properties(request: Registration, types: Mapping[str, pa.DataType]) -> tuple[Property, ...]:
-    return tuple(
-        Property(
-            name=prop.name,
-            type=str(types[prop.name]),
-            expression=prop.expression,
-            origin="sql" if prop.function is None else "function",
-        )
-        for prop in request.declared
-    )
 
 
 def _check_text(request: Registration, example: Mapping[str, Any]) -> None:

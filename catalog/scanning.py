@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from mixlake.catalog.declaring import Declared
 from mixlake.catalog.errors import DataError
 from mixlake.catalog.formats import Format
 from mixlake.catalog.parallel import in_order, num_cores
 from mixlake.catalog.problems import OnError, Problems
-from mixlake.catalog.properties import Declared, PropertyColumns, common_type, field_types, storable_type
+from mixlake.catalog.properties import PropertyColumns, common_type, field_types, storable_type
 from mixlake.catalog.records import Block, DataFile, FieldPath, FilePart, Problem
 
 _BYTES_PER_TASK = 16 << 20
@@ -39,6 +40,8 @@ class Scan:
     declared: tuple[Declared, ...]
     files: tuple[DataFile, ...]
     on_error: OnError = OnError.RAISE
+    text: FieldPath = ("text",)
+    """The field that holds a record's text."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,7 +87,7 @@ def probe_types(scan: Scan) -> dict[FieldPath, pa.DataType]:
 
     It is a guess that saves work: what the scan meets later counts.
     """
-    fields = PropertyColumns(scan.dataset, scan.declared).fields
+    fields = PropertyColumns(scan.dataset, scan.declared, text=scan.text).fields
     found: dict[FieldPath, pa.DataType] = dict(fields)
     if not fields:
         return found
@@ -109,7 +112,7 @@ def scan_files(
         ConfigError: an expression is not valid SQL.
         FieldWidenedError: expressions use a field whose type is wider than ``known_types`` says: begin again with that.
     """
-    columns = PropertyColumns(scan.dataset, scan.declared, known_types)
+    columns = PropertyColumns(scan.dataset, scan.declared, known_types, text=scan.text)
 
     def work(task: _Task) -> Iterator[_Piece | Sequence[Problem]]:
         yield task.problems

@@ -14,10 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from mixlake.catalog import BatchFunction, Catalog, DataFile, Span
+from mixlake.catalog.declaring import declare
 from mixlake.catalog.formats import Format, get_format
 from mixlake.catalog.listing import find_files
 from mixlake.catalog.problems import Problems
-from mixlake.catalog.properties import FieldWidenedError, PropertyColumns, PropertyTypes, declare
+from mixlake.catalog.properties import FieldWidenedError, PropertyColumns, PropertyTypes
 from mixlake.catalog.read_cache import ReadCache
 from mixlake.catalog.records import FieldPath
 from mixlake.catalog.scanning import Scan, ScannedBlock, probe_types, scan_files

@@ -82,11 +82,11 @@ def test_properties_are_listed_with_their_types_and_where_they_come_from(
     first = BatchFunction(function=lambda batch: batch["tags"].flatten(), fields=("tags",))
     catalog.register("a", path, properties={"size": "length(text)", "tags": "tags", "first_tag": first})
     rows = [tuple(row.values()) for row in catalog.properties().to_pylist()]
-    name = f"{first.function.__module__}.{first.function.__qualname__}"
+    name = f'{first.function.__module__}:{first.function.__qualname__} {{"fields": ["tags"]}}'
     assert rows == [
         ("a", "size", "int64", "length(text)", "sql"),
         ("a", "tags", "list<item: string>", "tags", "sql"),
-        ("a", "first_tag", "string", name, "function"),
+        ("a", "first_tag", "string", name, "local function"),
     ]
 
 

@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixlake.catalog import BatchFunction, ConfigError
-from mixlake.catalog.properties import common_type, declare, storable
+from mixlake.catalog.declaring import declare
+from mixlake.catalog.properties import common_type, storable
 from mixlake.catalog.schema import TIMESTAMP
 
 Compute = Callable[..., dict[str, list[Any]]]
@@ -230,7 +231,10 @@ def test_a_function_gets_the_fields_it_names_in_that_order(compute: Compute) -> 
 def test_a_function_is_recorded_by_its_qualified_name() -> None:
     partly = BatchFunction(function=functools.partial(lengths), fields=("text",))
     declared = declare({"plain": BatchFunction(function=lengths, fields=("text",)), "partly": partly})
-    assert [prop.expression for prop in declared] == [f"{__name__}.lengths", "functools.partial"]
+    assert [(prop.expression, prop.origin) for prop in declared] == [
+        (f'{__name__}:lengths {{"fields": ["text"]}}', "function"),
+        ('functools:partial {"fields": ["text"]}', "local function"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -244,7 +248,7 @@ def test_a_function_that_returns_another_number_of_values_is_refused(
         return returned
 
     message = (
-        f"property 'size' of 'docs': {wrong.__module__}.{wrong.__qualname__} must return an Arrow array of 2 values, "
+        f"property 'size' of 'docs': {wrong.__module__}:{wrong.__qualname__} must return an Arrow array of 2 values, "
         f"got {got} at {tmp_path}/0.jsonl"
     )
     with pytest.raises(ConfigError, match=exactly(message)):
@@ -257,12 +261,12 @@ def test_an_error_in_a_function_says_which_property_and_file_it_was_about(comput
 
     with pytest.raises(KeyError) as caught:
         compute([{"text": "a"}], size=BatchFunction(function=broken, fields=("text",)))
-    name = f"{broken.__module__}.{broken.__qualname__}"
+    name = f"{broken.__module__}:{broken.__qualname__}"
     assert caught.value.__notes__ == [f"while {name} computed property 'size' of 'docs' at {tmp_path}/0.jsonl"]
 
 
 def test_a_field_that_a_function_names_and_no_record_has_is_refused(compute: Compute) -> None:
-    message = "property 'size' of 'docs': no record has a field 'txt'; fields: text, _num_bytes, _path, _row. "
+    message = "property 'size' of 'docs': no record has a field 'txt'; fields: text, _num_bytes, _path, _row, _text. "
     with pytest.raises(ConfigError, match=exactly(message + "Did you mean 'text'?")):
         compute([{"text": "a"}], size=BatchFunction(function=lambda batch: batch["txt"], fields=("txt",)))
 

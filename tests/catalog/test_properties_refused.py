@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from mixlake.catalog import ConfigError, DataError, QueryError
-from mixlake.catalog.properties import declare
+from mixlake.catalog.declaring import declare
 
 Compute = Callable[..., dict[str, list[Any]]]
 
@@ -36,7 +36,7 @@ def test_a_name_that_samples_has_already_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize("source", ["", "  ", None, 3, ["text"]])
 def test_what_is_neither_sql_nor_a_function_is_refused(source: Any) -> None:
-    message = f"property 'x': expected an SQL expression or a BatchFunction, got {source!r}"
+    message = f"property 'x': expected an SQL expression or a batch function, got {source!r}"
     with pytest.raises(ConfigError, match=exactly(message)):
         declare({"x": source})
 
@@ -64,14 +64,14 @@ def test_a_field_that_no_record_has_is_refused_with_the_nearest(
     compute: Compute, expression: str, missing: str, hint: str
 ) -> None:
     records = [{"language": "en", "meta": {"kind": "a"}}, {}]
-    fields = "language, meta, meta.kind, _num_bytes, _path, _row"
+    fields = "language, meta, meta.kind, _num_bytes, _path, _row, _text"
     message = f"property 'x' of 'docs': no record has a field {missing!r}; fields: {fields}.{hint}"
     with pytest.raises(ConfigError, match=exactly(message)):
         compute(records, x=expression)
 
 
 def test_a_length_in_bytes_is_refused_where_the_format_knows_none(compute_parquet: Compute) -> None:
-    message = "property 'size' of 'docs': no record has a field '_num_bytes'; fields: text, _path, _row."
+    message = "property 'size' of 'docs': no record has a field '_num_bytes'; fields: text, _path, _row, _text."
     with pytest.raises(ConfigError, match=exactly(message)):
         compute_parquet({"text": ["a"]}, size="_num_bytes")
 

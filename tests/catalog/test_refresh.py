@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
-from mixlake.catalog import BatchFunction, Catalog, ConfigError, DataError, LakeError
+from mixlake.catalog import BatchFunction, Catalog, ConfigError, DataError, LakeError, NumTokens, Quality
 
 WriteLines = Callable[..., str]
 ReadBack = Callable[[str], list[dict[str, Any]]]
@@ -265,27 +266,46 @@ def lower(batch: pa.RecordBatch) -> pa.Array:
     return pa.array([text.lower() for text in batch["text"].to_pylist()])
 
 
+def test_functions_of_modules_are_found_again(catalog: Catalog, write: Callable[..., str], tmp_path: Path) -> None:
+    write("a.jsonl", "a1")
+    properties: dict[str, Any] = {
+        "word": BatchFunction(function=upper, fields=("text",)),
+        "quality": Quality(signals=("num_words", "mean_word_length")),
+        "num_tokens": {"expression": NumTokens(), "type": "int64", "nullable": False},
+    }
+    catalog.register("words", str(tmp_path / "data"), properties=properties)
+    write("b.jsonl", "b1 b2")
+    catalog.refresh("words")
+    query = "SELECT word, quality_num_words, quality_mean_word_length, num_tokens FROM samples ORDER BY word"
+    assert [tuple(row.values()) for row in catalog.sql(query).to_pylist()] == [("A1", 1, 2.0, 3), ("B1 B2", 2, 2.0, 6)]
+
+
 @pytest.mark.parametrize(
     ("functions", "message"),
     [
-        ({}, "functions of 'words': lacks word, expected word ({module}.upper)"),
-        ({"size": upper}, "functions of 'words': got size, expected word ({module}.upper)"),
+        (
+            {},
+            "functions of 'words': lacks word, which {name} computed; it cannot be imported, so pass "
+            "functions={'word': …}, or add the property anew by a function of a module",
+        ),
+        ({"size": upper}, "functions of 'words': got size, which no batch function computes"),
         (
             {"word": lower},
-            "functions of 'words': property 'word' was computed by {module}.upper, got {module}.lower; "
-            "register the dataset with replace=True to compute it otherwise",
+            "functions of 'words': property 'word' was computed by {name}, got {module}:lower "
+            '{"fields": ["text"]}; add the property anew to compute it otherwise',
         ),
     ],
 )
-def test_batch_functions_are_given_again(
+def test_functions_that_cannot_be_imported_are_given_again(
     catalog: Catalog, write: Callable[..., str], tmp_path: Path, functions: Mapping[str, Any], message: str
 ) -> None:
     write("a.jsonl", "a1")
-    same = BatchFunction(function=upper, fields=("text",))
+    same = BatchFunction(function=lambda batch: pc.utf8_upper(batch["text"]), fields=("text",))
     catalog.register("words", str(tmp_path / "data"), properties={"word": same})
     write("b.jsonl", "b1")
     others = {name: BatchFunction(function=function, fields=("text",)) for name, function in functions.items()}
-    with pytest.raises(ConfigError, match=exactly(message.replace("{module}", __name__))):
+    name = catalog.dataset("words").properties[0].expression
+    with pytest.raises(ConfigError, match=exactly(message.replace("{name}", name).replace("{module}", __name__))):
         catalog.refresh("words", functions=others)
     catalog.refresh("words", functions={"word": same})
     assert texts(catalog) == ["A1", "B1"]

@@ -17,8 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixlake.catalog import BatchFunction, Catalog, ConfigError, DataError, format_jsonl, scanning, text_regions
+from mixlake.catalog.declaring import declare
 from mixlake.catalog.listing import find_files
-from mixlake.catalog.properties import FieldWidenedError, declare
+from mixlake.catalog.properties import FieldWidenedError
 from mixlake.catalog.scanning import Scan, ScannedBlock, probe_types, scan_files
 
 WriteLines = Callable[..., str]
