@@ -21,6 +21,8 @@ from mixlake.catalog.records import DataFile, Problem
 
 SUFFIXES = {".gz": "gzip", ".zst": "zstd", ".xz": "xz", ".bz2": "bz2"}
 """File name endings of the compressions there are."""
+TAR_SUFFIXES = {".tgz": "gzip", ".tzst": "zstd", ".txz": "xz", ".tbz2": "bz2"}
+"""What names of compressed tars may end in, too."""
 _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ\x00": "xz", b"BZh": "bz2"}
 _CHUNK_BYTES = 1 << 20
 _DAMAGED = (OSError, EOFError, lzma.LZMAError, pa.ArrowException)
@@ -29,10 +31,11 @@ _DAMAGED = (OSError, EOFError, lzma.LZMAError, pa.ArrowException)
 def compression_of(path: str) -> str | None:
     """Return what a file's name says that it is compressed with.
 
-    >>> compression_of("pages.jsonl.zst"), compression_of("pages.jsonl")
-    ('zstd', None)
+    >>> compression_of("pages.jsonl.zst"), compression_of("pages.jsonl"), compression_of("images.tgz")
+    ('zstd', None, 'gzip')
     """
-    return next((name for suffix, name in SUFFIXES.items() if path.lower().endswith(suffix)), None)
+    suffixes = {**SUFFIXES, **TAR_SUFFIXES}
+    return next((name for suffix, name in suffixes.items() if path.lower().endswith(suffix)), None)
 
 
 def with_compressions(*suffixes: str) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ cost nothing.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -146,6 +146,33 @@ def column_of(records: Sequence[Mapping[str, Any]], path: FieldPath) -> pa.Array
         index = _first_misfit(values)
         reason = f"field {'.'.join(path)!r} is {_kind(values[index])}, which does not fit the values before it"
         raise MisfitError(index, f"{reason} ({error})") from error
+
+
+def columns_of(
+    records: Sequence[Mapping[str, Any]], paths: Collection[FieldPath], report: Callable[[int, str], None]
+) -> tuple[dict[FieldPath, pa.Array], IntArray]:
+    """Return those of the fields that the records have as columns, and which records these are of.
+
+    Records with values that do not go with the others are left out, and ``report`` is told of each and why.
+    """
+    kept = list(range(len(records)))
+    sound = list(records)
+    columns: dict[FieldPath, pa.Array] = {}
+    while len(columns) < len(paths):
+        sound = [records[index] for index in kept]
+        columns = {}
+        for path in paths:
+            try:
+                columns[path] = column_of(sound, path)
+            except MisfitError as misfit:
+                report(kept.pop(misfit.index), misfit.reason)
+                break
+    present = {path: column for path, column in columns.items() if _is_present(column, sound, path)}
+    return present, np.array(kept, np.int64)
+
+
+def _is_present(column: pa.Array, records: Sequence[Mapping[str, Any]], path: FieldPath) -> bool:
+    return column.null_count < len(column) or any(has_field(record, path) for record in records)
 
 
 def _first_misfit(values: Sequence[Any]) -> int:

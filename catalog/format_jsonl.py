@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from mixlake.catalog.compression import with_compressions
 from mixlake.catalog.errors import DataError
-from mixlake.catalog.fields import MisfitError, column_of, has_field
+from mixlake.catalog.fields import columns_of
 from mixlake.catalog.json_columns import fast_columns
 from mixlake.catalog.parallel import in_order, num_cores
 from mixlake.catalog.problems import Problems
@@ -153,18 +153,8 @@ def _slow_columns(
             kept.append(index)
         else:
             report(index, f"a record must be a JSON object, got {_kind(record)}")
-    columns: dict[FieldPath, pa.Array] = {}
-    while len(columns) < len(fields):
-        columns = {}
-        for path in fields:
-            try:
-                columns[path] = column_of(records, path)
-            except MisfitError as misfit:
-                report(kept[misfit.index], misfit.reason)
-                del records[misfit.index], kept[misfit.index]
-                break
-    present = {path: column for path, column in columns.items() if _is_present(column, records, path)}
-    return present, np.array(kept, np.int64)
+    columns, sound = columns_of(records, fields, lambda index, reason: report(kept[index], reason))
+    return columns, np.array(kept, np.int64)[sound]
 
 
 def _parse(line: bytes | memoryview) -> Any:
@@ -199,10 +189,6 @@ def _report(
 
 def _kind(record: Any) -> str:
     return "null" if record is None else type(record).__name__
-
-
-def _is_present(column: pa.Array, records: Sequence[Mapping[str, Any]], path: FieldPath) -> bool:
-    return column.null_count < len(column) or any(has_field(record, path) for record in records)
 
 
 def _parse_span(piece: memoryview, span: Span, file: DataFile) -> list[dict[str, Any]]:

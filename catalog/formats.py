@@ -19,16 +19,18 @@ import pyarrow as pa
 
 from mixlake.catalog.errors import ConfigError, listed, nearest
 from mixlake.catalog.format_arrow import ArrowFormat
+from mixlake.catalog.format_csv import CsvFormat
 from mixlake.catalog.format_files import FilesFormat
 from mixlake.catalog.format_jsonl import JsonLinesFormat
 from mixlake.catalog.format_megatron import MegatronFormat
 from mixlake.catalog.format_parquet import ParquetFormat
+from mixlake.catalog.format_webdataset import WebDatasetFormat
 from mixlake.catalog.problems import Problems
 from mixlake.catalog.read_cache import ReadCache
 from mixlake.catalog.records import Block, DataFile, FieldPath, FilePart, Span
 
 ENTRY_POINT_GROUP = "mixlake.formats"
-_BUILT_IN = (FilesFormat, JsonLinesFormat, ParquetFormat, ArrowFormat, MegatronFormat)
+_BUILT_IN = (FilesFormat, JsonLinesFormat, ParquetFormat, ArrowFormat, MegatronFormat, CsvFormat, WebDatasetFormat)
 
 
 class Format(Protocol):
