@@ -27,6 +27,9 @@ _COLUMNS = pa.schema(
     ]
 )
 
+_WORDS = frozenset(["reason", "registration", "where"])
+"""Details that are text whatever they look like."""
+
 
 def history_frame(datasets: DeltaTable, newest: int) -> DataFrame:
     """Return the versions up to ``newest``, the newest first.
@@ -64,8 +67,18 @@ def _row(commit: Mapping[str, Any]) -> dict[str, Any]:
         "dataset": said.pop("dataset", None),
         "num_samples": _integer(said.pop("num_samples", None)),
         "change": _integer(said.pop("change", None)),
-        "details": json.dumps(said, sort_keys=True),
+        "details": json.dumps({key: _plain(key, value) for key, value in said.items()}, sort_keys=True),
     }
+
+
+def _plain(key: str, text: str) -> Any:
+    """Return what a detail was before it became text, which is all that a commit can hold."""
+    if key in _WORDS:
+        return text
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def _integer(text: str | None) -> int | None:

@@ -102,9 +102,9 @@ def test_history_tells_what_was_done_newest_first(grown: Catalog, tmp_path: Path
     assert details.pop("registration") == grown.dataset("b").registrations[0]
     assert details == {
         "format": "jsonl",
-        "num_files": "1",
-        "properties": '{"size": "_num_bytes"}',
-        "uris": f'["{tmp_path}/data/b.jsonl"]',
+        "num_files": 1,
+        "properties": {"size": "_num_bytes"},
+        "uris": [f"{tmp_path}/data/b.jsonl"],
     }
     assert [row["change"] for row in rows] == [2, 2, 1, None]
     assert all(row["user"] for row in rows[:-1])

@@ -212,7 +212,7 @@ def test_what_cannot_be_read_is_left_out_of_new_files_and_written_down(words: Ca
     assert texts(words) == ["a1", "a2", "b1", "c1", "d1", "d3"]
     query = "SELECT dataset, file_id, path, place FROM skipped JOIN files USING (dataset, file_id)"
     assert words.sql(query).to_pylist() == [{"dataset": "words", "file_id": 3, "path": "d.jsonl", "place": "line 2"}]
-    assert json.loads(words.history().to_pylist()[0]["details"])["num_skipped"] == "1"
+    assert json.loads(words.history().to_pylist()[0]["details"])["num_skipped"] == 1
     words.remove("word = 'd3'", reason="test")
     assert [row["uri"] for row in words.sql("SELECT uri FROM skipped").to_pylist()] == [path]
     os.remove(path)
@@ -317,7 +317,7 @@ def test_the_history_says_what_was_refreshed(words: Catalog, write: Callable[...
     words.refresh("words")
     row = words.history().to_pylist()[0]
     assert (row["action"], row["dataset"], row["num_samples"], row["change"]) == ("refresh", "words", 5, 1)
-    assert json.loads(row["details"]) == {"added": "0", "changed": "1", "vanished": "1"}
+    assert json.loads(row["details"]) == {"added": 0, "changed": 1, "vanished": 1}
 
 
 def test_refreshing_what_is_not_there_or_pinned_is_refused(words: Catalog) -> None:

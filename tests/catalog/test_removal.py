@@ -65,7 +65,7 @@ def test_samples_of_several_datasets_leave_in_one_version(numbers: Catalog) -> N
     assert json.loads(row["details"]) == {
         "where": "n BETWEEN 5 AND 6",
         "reason": "the middle",
-        "num_removed": '{"high": 1, "low": 1}',
+        "num_removed": {"high": 1, "low": 1},
     }
 
 
