@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from mixlake.catalog.problems import Problems
-from mixlake.catalog.properties import FieldWidenedError, PropertyTypes
+from mixlake.catalog.properties import FieldWidenedError, PropertyColumns, PropertyTypes
 from mixlake.catalog.records import FieldPath, IntArray, Problem, Progress
 from mixlake.catalog.sample_writer import SampleWriter
 from mixlake.catalog.scanning import Scan, ScannedBlock, probe_types, scan_files
@@ -25,6 +25,8 @@ class Indexed:
     property_types: Mapping[str, pa.DataType]
     field_types: Mapping[FieldPath, pa.DataType]
     """Of the fields that records had."""
+    assumed_types: Mapping[FieldPath, pa.DataType]
+    """Of the fields whose types decide what an expression means; each holds all values that there were."""
     problems: Sequence[Problem]
     """What was left out."""
 
@@ -72,7 +74,14 @@ def _index_once(
             done += block.num_bytes
             if progress is not None:
                 progress(min(done, total), total, "bytes")
-    return Indexed(num_samples_per_file=counts, property_types=types.types, field_types=met, problems=problems.found)
+    in_expressions = PropertyColumns(scan.dataset, scan.declared).in_expressions
+    return Indexed(
+        num_samples_per_file=counts,
+        property_types=types.types,
+        field_types=met,
+        assumed_types={path: kind for path, kind in known_types.items() if path in in_expressions},
+        problems=problems.found,
+    )
 
 
 def _report(problems: Problems, block: ScannedBlock, index: int, reason: str) -> None:

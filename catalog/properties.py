@@ -63,9 +63,10 @@ class PropertyColumns:
         fields = dict.fromkeys(text if path == _TEXT else path for path in self._mentioned)
         self.fields = {path: known.get(path, pa.null()) for path in fields if path not in SYSTEM_FIELDS}
         """The fields to take out of the records, each with its type as far as it is known."""
-        self._in_expressions = {
+        self.in_expressions = {
             path for prop in self.declared if prop.function or not is_path(prop.expression) for path in prop.fields
         }
+        """The fields whose types decide what an expression means; the others are taken as they are."""
         self._local = threading.local()
 
     @property
@@ -153,7 +154,7 @@ class PropertyColumns:
             return column
         what = f"field {'.'.join(path)!r}"
         column = fitted(column, target, what)
-        if path not in self._in_expressions:
+        if path not in self.in_expressions:
             return column
         wider = common_type(known, target)
         if wider is None:  # the expression may well make one type of them, as CAST(x AS STRING) does

@@ -18,8 +18,13 @@ from deltalake import DeltaTable
 
 from mixlake.catalog import schema
 from mixlake.catalog.errors import LakeError
+from mixlake.catalog.fields import parse_path
 from mixlake.catalog.lake import Fence, Lake, arrow_dataset, collected
-from mixlake.catalog.records import DataFile, Dataset, Part, Property, Removal
+from mixlake.catalog.records import DataFile, Dataset, FieldPath, Part, Property, Removal
+
+_SCALARS = (pa.null(), pa.string(), pa.int64(), pa.float64(), pa.bool_(), pa.date32(), schema.TIMESTAMP)
+_TYPES = {str(kind): kind for scalar in _SCALARS for kind in (scalar, pa.list_(scalar))}
+"""Types that stand in `datasets.fields` by name; a field of another type, an object, is looked at anew each time."""
 
 
 def new_registration(dataset: str) -> str:
@@ -125,6 +130,7 @@ def _rows(dataset: Dataset) -> list[dict[str, Any]]:
         "text": dataset.text,
         "options": json.dumps(dataset.options),
         "properties": [prop.to_row() for prop in dataset.properties],
+        "fields": [{"field": _quoted(path), "type": str(kind)} for path, kind in dataset.field_types.items()],
         "removals": [removal.to_row() for removal in dataset.removals],
     }
     return [{**whole, **part.to_row()} for part in dataset.parts]
@@ -141,9 +147,18 @@ def _dataset(name: str, rows: Sequence[Mapping[str, Any]]) -> Dataset:
         text=whole["text"],
         options=json.loads(whole["options"]),
         properties=tuple(Property(**prop) for prop in whole["properties"]),
+        field_types={
+            parse_path(entry["field"]): _TYPES[entry["type"]]
+            for entry in whole.get("fields") or ()
+            if entry["type"] in _TYPES
+        },
         removals=tuple(Removal(**removal) for removal in whole.get("removals") or ()),
         parts=tuple(parts),
     )
+
+
+def _quoted(path: FieldPath) -> str:
+    return ".".join('"' + name.replace('"', '""') + '"' for name in path)
 
 
 def _part(row: Mapping[str, Any]) -> Part:

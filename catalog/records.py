@@ -204,6 +204,8 @@ class Dataset:
     """The record field that holds a sample's text."""
     options: dict[str, Any]
     properties: tuple[Property, ...]
+    field_types: dict[FieldPath, pa.DataType]
+    """The types of the record fields that properties were computed from, where they decide what an expression means."""
     removals: tuple[Removal, ...]
     """What was removed, in order."""
     parts: tuple[Part, ...]

@@ -102,9 +102,10 @@ def refresh_dataset(
     details = {kind: len(getattr(result, kind)) for kind in ("added", "changed", "vanished")}
     if result.added or result.changed:
         request = replace(_next_part(dataset, declared, difference), on_error=on_error)
-        part, _, num_skipped = write_part(lake, request, live, progress=progress)
+        part, _, indexed = write_part(lake, request, live, progress=progress)
         parts.append(part)
-        details |= {"num_skipped": num_skipped} if num_skipped else {}
+        dataset = replace(dataset, field_types={**dataset.field_types, **indexed.assumed_types})
+        details |= {"num_skipped": len(indexed.problems)} if indexed.problems else {}
     for part in dataset.parts:
         outdated = difference.outdated[part.number]
         parts.append(copy_part(lake, dataset, part, drop_files=outdated) if outdated else part)
@@ -126,6 +127,7 @@ def _next_part(dataset: Dataset, declared: Sequence[Declared], difference: _Diff
         files=tuple(files),
         first_file_id=difference.next_file_id,
         part=1 + max(part.number for part in dataset.parts),
+        field_types=dataset.field_types,
         keep=kept_after(dataset),
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,7 +23,18 @@ from mixlake.catalog.problems import OnError, Problems
 from mixlake.catalog.properties import PropertyColumns, common_type
 from mixlake.catalog.publishing import new_registration, publish
 from mixlake.catalog.read_cache import ReadCache
-from mixlake.catalog.records import DataFile, Dataset, FilePart, IntArray, Part, Problem, Progress, Property, Span
+from mixlake.catalog.records import (
+    DataFile,
+    Dataset,
+    FieldPath,
+    FilePart,
+    IntArray,
+    Part,
+    Problem,
+    Progress,
+    Property,
+    Span,
+)
 from mixlake.catalog.sample_writer import SampleWriter
 from mixlake.catalog.scanning import Scan
 
@@ -46,6 +57,8 @@ class Registration:
     """File ids are unique within a dataset: those of a further part follow on those before."""
     part: int = 0
     """The number of the part that it becomes; a first part must hold samples, and records with the fields declared."""
+    field_types: Mapping[FieldPath, pa.DataType] = field(default_factory=dict)
+    """Of the fields of samples that the dataset has already: an expression must mean the same for all."""
     keep: str | None = None
     """The predicate of the samples to keep: not those that were removed from the dataset before."""
     on_error: OnError = OnError.RAISE
@@ -68,7 +81,7 @@ def register_files(
     Returns:
         The new catalog version.
     """
-    part, properties, num_skipped = write_part(lake, request, live, progress=progress)
+    part, properties, indexed = write_part(lake, request, live, progress=progress)
     dataset = Dataset(
         name=request.dataset,
         uris=request.uris,
@@ -77,6 +90,7 @@ def register_files(
         text=request.text,
         options=dict(request.options),
         properties=properties,
+        field_types=dict(indexed.assumed_types),
         removals=(),
         parts=(part,),
     )
@@ -86,24 +100,25 @@ def register_files(
         "format": request.format.name,
         "properties": json.dumps({prop.name: prop.expression for prop in properties}),
         "num_files": part.num_files,
-        **({"num_skipped": num_skipped} if num_skipped else {}),
+        **({"num_skipped": len(indexed.problems)} if indexed.problems else {}),
     }
     return publish(lake, {request.dataset: dataset}, version=version, action="register", details=details)
 
 
 def write_part(
     lake: Lake, request: Registration, live: Sequence[Dataset], *, progress: Progress | None = None
-) -> tuple[Part, tuple[Property, ...], int]:
+) -> tuple[Part, tuple[Property, ...], Indexed]:
     """Write the index of files under a new registration, which nobody sees yet.
 
     Returns:
-        The part that it makes, its properties, and how many records were left out.
+        The part that it makes, its properties, and what was found in the files.
     """
     registration = new_registration(request.dataset)
     with SampleWriter(lake, registration, request.first_file_id) as writer:
         indexed = index_files(_scan(request), writer, progress)
         if request.part == 0:
             _check_first(request, indexed)
+        _check_same_fields(request, indexed)
         types = settle_types(lake, request.dataset, indexed.property_types, live)
         properties = tuple(prop.as_property(types[prop.name]) for prop in request.declared)
         fixed = [field for field in schema.TABLES[schema.SAMPLES].columns if field.name != schema.REGISTRATION]
@@ -124,7 +139,7 @@ def write_part(
         num_bytes=sum(file.num_bytes for file in request.files),
         registered_at=datetime.now(UTC),
     )
-    return part, properties, len(indexed.problems)
+    return part, properties, indexed
 
 
 def _commit_kept(
@@ -160,6 +175,16 @@ def _check_first(request: Registration, indexed: Indexed) -> None:
     )
 
 
+def _check_same_fields(request: Registration, indexed: Indexed) -> None:
+    for path, kind in indexed.assumed_types.items():
+        before = request.field_types.get(path, pa.null())
+        if not pa.types.is_null(before) and kind != before:
+            raise ConfigError(
+                f"field {'.'.join(path)!r} is {kind} in new files of {request.dataset!r}, but {before} in those "
+                "before, so a property would not mean the same; register the dataset with replace=True"
+            )
+
+
 def _scan(request: Registration) -> Scan:
     return Scan(
         dataset=request.dataset,
@@ -169,6 +194,7 @@ def _scan(request: Registration) -> Scan:
         files=request.files,
         on_error=request.on_error,
         text=parse_path(request.text),
+        known_types=request.field_types,
     )
 
 

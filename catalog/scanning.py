@@ -8,7 +8,7 @@ files were cut into parts.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
 from typing import Any
@@ -42,6 +42,8 @@ class Scan:
     on_error: OnError = OnError.RAISE
     text: FieldPath = ("text",)
     """The field that holds a record's text."""
+    known_types: Mapping[FieldPath, pa.DataType] = field(default_factory=dict)
+    """What the fields of records that were scanned before have for types."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,7 +89,7 @@ def probe_types(scan: Scan) -> dict[FieldPath, pa.DataType]:
 
     It is a guess that saves work: what the scan meets later counts.
     """
-    fields = PropertyColumns(scan.dataset, scan.declared, text=scan.text).fields
+    fields = PropertyColumns(scan.dataset, scan.declared, scan.known_types, text=scan.text).fields
     found: dict[FieldPath, pa.DataType] = dict(fields)
     if not fields:
         return found

@@ -35,6 +35,8 @@ PROPERTY_STRUCT = pa.struct(
     ]
 )
 
+FIELD_STRUCT = pa.struct([pa.field("field", pa.string()), pa.field("type", pa.string())])
+
 REMOVAL_STRUCT = pa.struct(
     [
         pa.field("where", pa.string()),
@@ -87,6 +89,7 @@ TABLES: dict[str, TableSchema] = {
                 pa.field("part", pa.int32()),
                 pa.field("exclude", pa.list_(pa.string())),
                 pa.field("removals", pa.list_(REMOVAL_STRUCT)),
+                pa.field("fields", pa.list_(FIELD_STRUCT)),
             ]
         )
     ),

@@ -13,7 +13,7 @@ from mixlake.catalog import Catalog, schema
 
 WriteLines = Callable[..., str]
 
-LATER_COLUMNS = {schema.DATASETS: ["part", "exclude", "removals"]}
+LATER_COLUMNS = {schema.DATASETS: ["part", "exclude", "removals", "fields"]}
 LATER_TABLES = [schema.SKIPPED]
 
 

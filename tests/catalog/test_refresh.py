@@ -233,6 +233,39 @@ def test_a_property_of_another_type_in_new_files_is_refused(words: Catalog, writ
     assert words.version == 1
 
 
+def test_an_expression_means_the_same_for_new_samples(
+    catalog: Catalog, tmp_path: Path, write_lines: WriteLines
+) -> None:
+    write_lines("a.jsonl", {"text": "x", "score": 0.5}, {"text": "x", "score": 3})
+    catalog.register("scores", str(tmp_path / "data"), properties={"half": "score / 2"})
+    write_lines("b.jsonl", {"text": "x", "score": 5})
+    catalog.refresh("scores")
+    write_lines("c.jsonl", {"text": "x", "score": None})
+    catalog.refresh("scores")
+    write_lines("d.jsonl", {"text": "x", "score": 7})
+    catalog.refresh("scores")
+    halves = [row["half"] for row in catalog.sql("SELECT half FROM samples ORDER BY file_id, row").to_pylist()]
+    assert halves == [0.25, 1.5, 2.5, None, 3.5]
+
+
+def test_new_samples_for_which_an_expression_would_mean_something_else_are_refused(
+    catalog: Catalog, tmp_path: Path, write_lines: WriteLines
+) -> None:
+    write_lines("a.jsonl", {"text": "x", "meta": {"the score": 3}})
+    properties = {"is_high": """meta['the score'] / 2 > 1"""}
+    catalog.register("scores", str(tmp_path / "data"), properties=properties)
+    write_lines("b.jsonl", {"text": "x", "meta": {"the score": 2.5}})
+    message = (
+        "field 'meta.the score' is double in new files of 'scores', but int64 in those before, "
+        "so a property would not mean the same; register the dataset with replace=True"
+    )
+    with pytest.raises(ConfigError, match=exactly(message)):
+        catalog.refresh("scores")
+    assert catalog.version == 1
+    catalog.register("scores", str(tmp_path / "data"), properties=properties, replace=True)
+    assert [row["is_high"] for row in catalog.sql("SELECT is_high FROM samples").to_pylist()] == [True, True]
+
+
 def test_what_was_removed_stays_out_of_what_is_new(words: Catalog, write: Callable[..., str]) -> None:
     words.remove("word LIKE '%1'", reason="ones are not wanted")
     write("b.jsonl", "b1", "b2")
