@@ -2,8 +2,8 @@
 
 Blocks are shuffled in two levels, so that the index is read in long runs however large it is: the storage order is cut
 into runs of about a row group of the index, the runs are shuffled and taken some at a time (a segment), and the blocks
-of a segment are shuffled among themselves. A lake of up to a million samples is one segment, so its blocks are shuffled
-without limits.
+of a segment are shuffled among themselves. A lake of up to half a million samples is one segment, so its blocks are
+shuffled without limits.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from mixlake.catalog.records import IntArray
 from mixlake.mixing.randomness import Purpose, permutation
 
 ROWS_PER_RUN = 65_536
-RUNS_PER_SEGMENT = 16
+RUNS_PER_SEGMENT = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
