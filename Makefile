@@ -1,6 +1,6 @@
 PYTHON ?= python3
 ARGS ?=
-BENCHMARKS ?= registering querying
+BENCHMARKS ?= registering querying start schedule commits
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
