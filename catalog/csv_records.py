@@ -174,24 +174,26 @@ def _split_by_parity(array: np.ndarray, dialect: Dialect, *, is_last: bool) -> _
     if is_last and len(array) and (not len(ends) or ends[-1] + 1 < len(array)):
         ends = np.append(ends, len(array))
     starts = np.concatenate([np.zeros(1, np.int64), ends + 1])[: len(ends)]
-    returns = np.flatnonzero(array == _RETURN)
-    if len(returns):
-        before = np.searchsorted(positions, returns) - 1
-        returns = returns[is_outside[before] | (before < 0)] if len(positions) else returns
+    has_return = (array[ends - 1] == _RETURN) & (ends > starts)
+    end = min(int(ends[-1]) + 1, len(array)) if len(ends) else 0
+    lone = _lone_returns(array[:end])
+    if len(lone) and len(positions):
+        before = np.searchsorted(positions, lone) - 1
+        lone = lone[(before < 0) | is_outside[before]]
     return _Split(
         starts=starts,
-        stops=ends - np.isin(ends - 1, returns),
+        stops=ends - has_return,
         num_fields=np.diff(np.searchsorted(delimiters, ends), prepend=0) + 1,
-        flaws=_lone_returns(starts, ends, returns),
-        end=min(int(ends[-1]) + 1, len(array)) if len(ends) else 0,
+        flaws=dict.fromkeys(_owners(starts, lone), _LONE_RETURN),
+        end=end,
     )
 
 
-def _lone_returns(starts: IntArray, ends: IntArray, returns: IntArray) -> dict[int, str]:
-    """Return the records in which one of the carriage returns outside quotes does not stand before a line end."""
-    within = returns[returns < ends[-1]] if len(ends) else returns[:0]
-    lone = within[~np.isin(within + 1, ends)]
-    return dict.fromkeys(_owners(starts, lone), _LONE_RETURN)
+def _lone_returns(array: np.ndarray) -> IntArray:
+    """Return the carriage returns with something else than a newline or the end behind them."""
+    returns = np.flatnonzero(array == _RETURN)
+    followed = returns[returns < len(array) - 1]
+    return followed[array[followed + 1] != _NEWLINE]
 
 
 def _are_quotes_sound(array: np.ndarray, quotes: IntArray, dialect: Dialect) -> bool:
