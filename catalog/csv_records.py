@@ -25,7 +25,7 @@ _MAX_RECORD = 64 << 20
 _MARK = b"\xef\xbb\xbf"
 _NEWLINE, _RETURN = 10, 13
 _LONE_RETURN = "a carriage return that belongs to no line end stands outside quotes"
-_BAD_QUOTES = "a quote is not closed, or stands within a field"
+_BAD_QUOTES = "a quote is not closed, or stands within a field (options.quote=null takes quotes for letters)"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -193,7 +193,8 @@ def _lone_returns(array: np.ndarray) -> IntArray:
     """Return the carriage returns with something else than a newline or the end behind them."""
     returns = np.flatnonzero(array == _RETURN)
     followed = returns[returns < len(array) - 1]
-    return followed[array[followed + 1] != _NEWLINE]
+    lone: IntArray = followed[array[followed + 1] != _NEWLINE]
+    return lone
 
 
 def _are_quotes_sound(array: np.ndarray, quotes: IntArray, dialect: Dialect) -> bool:

@@ -185,7 +185,7 @@ def test_a_field_that_is_not_asked_for_is_not_parsed_and_one_that_is_not_there_i
     assert read(file, spans_of([block]), wanted=["nosuch"]) == [{}]
 
 
-BAD_QUOTES = "a quote is not closed, or stands within a field"
+BAD_QUOTES = "a quote is not closed, or stands within a field (options.quote=null takes quotes for letters)"
 LONE_RETURN = "a carriage return that belongs to no line end stands outside quotes"
 
 
