@@ -220,23 +220,24 @@ def _split_one_by_one(content: bytes, dialect: Dialect, *, is_last: bool) -> _Sp
     at = 0
     while at < len(content):
         match = record.match(content, at)
-        stop = at if match is None else match.end()
-        behind = content[stop : stop + 2]
-        if behind[:1] == b"\n" or behind == b"\r\n" or (is_last and behind in (b"", b"\r")):
-            num_fields.append(quoted.sub(b"", content[at:stop]).count(dialect.delimiter) + 1)
-            next_at = stop + len(behind.partition(b"\n")[0]) + 1
+        end = at if match is None else match.end()
+        if content[end : end + 1] == b"\n" or (end == len(content) and is_last):
+            stop = end - (end > at and content[end - 1] == _RETURN)
+            outside = quoted.sub(b"", content[at:stop])
+            num_fields.append(outside.count(dialect.delimiter) + 1)
+            if b"\r" in outside:
+                flaws[len(starts)] = _LONE_RETURN
         else:
-            is_incomplete = behind in (b"", b"\r") or is_open.match(content, at) is not None
-            newline = content.find(b"\n", at)
-            if not is_last and (newline < 0 or (is_incomplete and len(content) - at <= _MAX_RECORD)):
+            is_incomplete = end == len(content) or is_open.match(content, at) is not None
+            end = content.find(b"\n", at)
+            if not is_last and (end < 0 or (is_incomplete and len(content) - at <= _MAX_RECORD)):
                 break
-            stop = newline if newline >= 0 else len(content)
-            flaws[len(starts)] = _LONE_RETURN if behind[:1] == b"\r" else _BAD_QUOTES
+            stop = end = end if end >= 0 else len(content)
+            flaws[len(starts)] = _BAD_QUOTES
             num_fields.append(0)
-            next_at = stop + 1
         starts.append(at)
         stops.append(stop)
-        at = min(next_at, len(content))
+        at = min(end + 1, len(content))
     return _Split(
         starts=np.array(starts, np.int64),
         stops=np.array(stops, np.int64),
@@ -252,6 +253,7 @@ def _patterns(dialect: Dialect) -> tuple[re.Pattern[bytes], re.Pattern[bytes], r
     quote, delimiter = re.escape(dialect.quote), re.escape(dialect.delimiter)
     inner = rb"%b(?:[^%b]++|%b%b)*+" % (quote, quote, quote, quote)
     quoted = rb"%b%b" % (inner, quote)
-    field = rb"(?:%b|[^%b%b\r\n]*+)" % (quoted, quote, delimiter)
+    plain = rb"[^%b%b\n]*+" % (quote, delimiter)
+    field = rb"(?:%b(?:\r%b)?|%b)" % (quoted, plain, plain)
     record = rb"%b(?:%b%b)*+" % (field, delimiter, field)
     return re.compile(record), re.compile(quoted), re.compile(rb"(?:%b%b)*+%b\Z" % (field, delimiter, inner))

@@ -223,6 +223,28 @@ def test_a_damaged_record_is_refused_or_left_out_with_its_line(
     assert [record["n"] for record in read(file, spans_of(blocks))] == ["0", "2", "3"]
 
 
+@settings(max_examples=300, deadline=None)
+@given(
+    letters=st.lists(st.sampled_from([b"a", b'"', b'"', b",", b"\n", b"\r", b"\xff", b"\0", b"\xc3\xa4"]), max_size=40),
+    quote=st.sampled_from(['"', None]),
+)
+def test_whatever_the_bytes_all_regions_agree_and_what_is_sound_is_read_back(
+    tmp_path_factory: pytest.TempPathFactory, letters: list[bytes], quote: str | None
+) -> None:
+    file = write(tmp_path_factory.getbasetemp() / "noise.csv", b"x,y\n" + b"".join(letters))
+    found = []
+    for num_bytes in (1, 7, 2 << 20):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(csv_records, "_BYTES_PER_REGION", num_bytes)
+            problems = Problems(OnError.SKIP)
+            blocks = scan(file, "x", "y", options={"quote": quote}, problems=problems)
+        spans = spans_of(blocks)
+        pairs = zip(values(blocks, "x"), values(blocks, "y"), strict=True)
+        assert read(file, spans, options={"quote": quote}) == [{"x": x, "y": y} for x, y in pairs]
+        found.append((spans, [(problem.place, problem.reason, problem.byte_start) for problem in problems.found]))
+    assert found[0] == found[1] == found[2]
+
+
 def test_memory_is_bounded_where_a_quote_is_never_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(csv_records, "_BYTES_PER_REGION", 64)
     monkeypatch.setattr(csv_records, "_MAX_RECORD", 256)
