@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixlake.catalog import Catalog, ScheduleError
+from mixlake.mixing import chunks
 from mixlake.mixing.chunks import Chunk, ChunkLog, delivery
 from mixlake.mixing.intervals import Intervals
 
@@ -83,6 +84,24 @@ def test_a_range_of_chunks_is_read_across_commits(log: ChunkLog, first: int, sto
     for commit in ([0, 1], [2], [3, 4]):
         log.append([make_chunk(number) for number in commit], {}, previous=commit[0] - 1)
     assert [chunk.number for chunk in log.read(first, stop)] == numbers
+
+
+def test_commits_are_joined_into_few_files_and_read_as_before(
+    catalog: Catalog, log: ChunkLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunks, "_COMMITS_PER_COMPACTION", 4)
+    reader = ChunkLog(Catalog.open(catalog.lake.uri).lake, "exp1", COMPONENTS)
+    other = ChunkLog(catalog.lake, "exp2", COMPONENTS)
+    other.append([make_chunk(0)], {}, previous=-1)
+    for number in range(10):
+        log.append([make_chunk(number)], {"at": number}, previous=number - 1)
+        assert reader.last()[:2] == (number, {"at": number})
+        assert [plain(chunk) for chunk in reader.read(0, 99)] == [plain(make_chunk(n)) for n in range(number + 1)]
+    assert len(catalog.lake.table("chunks").file_uris()) == 1 + 3
+    again = ChunkLog(Catalog.open(catalog.lake.uri).lake, "exp1", COMPONENTS)
+    assert [chunk.number for chunk in again.read(3, 7)] == [3, 4, 5, 6]
+    with pytest.raises(ScheduleError, match="only one may schedule a run"):
+        again.append([make_chunk(9)], {}, previous=8)
 
 
 def test_the_cursor_belongs_to_the_last_chunk_of_a_commit(catalog: Catalog, log: ChunkLog) -> None:
