@@ -18,6 +18,9 @@ from mixlake.mixing.cells import CellPlan
 from mixlake.mixing.order import pass_order
 
 FloatArray = npt.NDArray[np.float64]
+_LEAST_CHUNK_BITS = 8
+_MOST_CHUNK_BITS = 20
+"""Chunks of a million samples: as many as a lane can be expected to hold open."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,6 +64,17 @@ def expected_locality(
         neighbour_distance=float(np.average(shuffled if window else apart, weights=weight)),
         unshuffled_distance=float(np.average(apart, weights=weight)),
     )
+
+
+def suggested_chunk_size(
+    plan: CellPlan, component_C: IntArray, shares: Sequence[float], *, window: int, lanes: int, limit: float = 1.5
+) -> int | None:
+    """Return the smallest power of two as a chunk size whose read amplification is within a limit, if there is one."""
+    for chunk_size in (1 << bits for bits in range(_LEAST_CHUNK_BITS, _MOST_CHUNK_BITS + 1)):
+        found = expected_locality(plan, component_C, shares, window=window, chunk_size=chunk_size, lanes=lanes)
+        if found.read_amplification <= limit:
+            return chunk_size
+    return None
 
 
 def _samples_per_chunk(plan: CellPlan, component_C: IntArray, shares: FloatArray, chunk_size: int) -> FloatArray:

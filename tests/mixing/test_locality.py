@@ -10,7 +10,7 @@ from mixlake.catalog import Catalog
 from mixlake.mixing import Mixture
 from mixlake.mixing.cells import CellPlan, find_cells
 from mixlake.mixing.chunks import Chunk
-from mixlake.mixing.locality import Locality, expected_locality
+from mixlake.mixing.locality import Locality, expected_locality, suggested_chunk_size
 from mixlake.mixing.run import Run
 
 MakeMixture = Callable[..., Mixture]
@@ -61,6 +61,17 @@ def test_large_chunks_read_less_and_one_lane_reads_everything_once(wide: Catalog
     found = [locality(wide, mixture, size)[1].read_amplification for size in (20, 1_000, 3_000)]
     assert found == sorted(found, reverse=True)
     assert locality(wide, mixture, 20, lanes=1)[1].read_amplification == pytest.approx(1, abs=0.05)
+
+
+def test_the_smallest_chunk_size_within_the_limit_is_suggested(wide: Catalog, make_mixture: MakeMixture) -> None:
+    mixture = make_mixture(("kind = 0", 1), ("true", 2), shuffle={"window": 1})
+    plan = find_cells(wide, mixture)
+    owners, shares = plan.components(mixture), mixture.shares()
+    size = suggested_chunk_size(plan, owners, shares, window=1, lanes=LANES, limit=1.6)
+    assert size is not None
+    assert locality(wide, mixture, size)[1].read_amplification <= 1.6
+    assert locality(wide, mixture, size // 2)[1].read_amplification > 1.6
+    assert suggested_chunk_size(plan, owners, (0.9, 0.1), window=1, lanes=LANES, limit=0.99) is None
 
 
 def test_components_that_go_through_the_blocks_apart_read_them_apart(wide: Catalog, make_mixture: MakeMixture) -> None:
