@@ -26,7 +26,7 @@ from mixlake.catalog.parallel import in_order, num_cores
 from mixlake.catalog.problems import Problems
 from mixlake.catalog.read_cache import ReadCache
 from mixlake.catalog.records import Block, DataFile, FieldPath, FilePart, IntArray, Problem, Span
-from mixlake.catalog.text_regions import BYTES_PER_PART, Region, read_ranges, regions, split_bytes
+from mixlake.catalog.text_regions import BYTES_PER_PART, BufferPool, Region, read_ranges, regions, split_bytes
 
 _SPACE = 32
 
@@ -76,13 +76,17 @@ class JsonLinesFormat:
 
 def _scan(part: FilePart, fields: Mapping[FieldPath, pa.DataType], problems: Problems) -> Iterator[Block]:
     is_compressed = part.file.compression is not None
+    buffers = BufferPool()
 
     def parse(region: Region) -> Iterator[tuple[Block, Sequence[Problem]]]:
         found = Problems(problems.on_error)
-        yield _block(region, part, fields, found), found.found
+        block = _block(region, part, fields, found)
+        if is_compressed:
+            buffers.give_back(region.buffer)
+        yield block, found.found
 
     # A compressed file cannot be scanned in parts: there the threads share its regions.
-    in_file = regions(part, keep=is_compressed)
+    in_file = regions(part, buffers if is_compressed else None)
     parsed = in_order(parse, in_file, num_cores()) if is_compressed else chain.from_iterable(map(parse, in_file))
     row = 0
     for block, found in parsed:

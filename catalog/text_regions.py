@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from queue import Empty, SimpleQueue
 
 import numpy as np
 
@@ -59,6 +60,25 @@ class Region:
         return self.first_line() + int(np.searchsorted(self.newlines, position))
 
 
+class BufferPool:
+    """Buffers to use again: fresh memory costs as much as parsing what is put into it."""
+
+    def __init__(self) -> None:
+        self._free: SimpleQueue[bytearray] = SimpleQueue()
+
+    def take(self, num_bytes: int) -> bytearray:
+        """Return a buffer of at least that size, whatever is in it."""
+        try:
+            buffer = self._free.get_nowait()
+        except Empty:
+            return bytearray(num_bytes)
+        return buffer if len(buffer) >= num_bytes else bytearray(num_bytes)
+
+    def give_back(self, buffer: bytearray) -> None:
+        """Take a buffer that nobody looks at any more."""
+        self._free.put(buffer)
+
+
 def split_bytes(file_id: int, file: DataFile, bytes_per_part: int) -> list[FilePart]:
     """Return ranges of bytes of a plain file as parts; a compressed file is one part."""
     if file.compression is not None or file.num_bytes <= bytes_per_part:
@@ -67,12 +87,12 @@ def split_bytes(file_id: int, file: DataFile, bytes_per_part: int) -> list[FileP
     return [FilePart(file_id=file_id, file=file, start=start, stop=start + bytes_per_part) for start in starts]
 
 
-def regions(part: FilePart, *, keep: bool = False) -> Iterator[Region]:
+def regions(part: FilePart, buffers: BufferPool | None = None) -> Iterator[Region]:
     """Yield the lines of a part, some megabytes at a time; a line belongs to the part that its first byte lies in.
 
     Args:
         part: the part.
-        keep: give each region a buffer of its own, so that its content stays there.
+        buffers: gives each region a buffer of its own, so that its content stays there until it is given back.
 
     Raises:
         DataError: the file is empty, cannot be read or decompressed, or is not what its name says.
@@ -88,7 +108,8 @@ def regions(part: FilePart, *, keep: bool = False) -> Iterator[Region]:
         if offset:
             stream.seek(offset)
         is_at_line = part.start == 0
-        buffer, have = bytearray(2 * _BYTES_PER_REGION), 0
+        pool = buffers or BufferPool()
+        buffer, have = pool.take(2 * _BYTES_PER_REGION), 0
         while True:
             if have > len(buffer) // 2:  # a line longer than a region; views of the old buffer may be in use
                 buffer = buffer + bytearray(len(buffer))
@@ -119,7 +140,7 @@ def regions(part: FilePart, *, keep: bool = False) -> Iterator[Region]:
                 return
             if end:
                 rest = buffer[end:have]
-                buffer = bytearray(len(buffer)) if keep else buffer
+                buffer = buffer if buffers is None else buffers.take(len(buffer))
                 buffer[: len(rest)] = rest
                 offset, have = offset + end, len(rest)
 
