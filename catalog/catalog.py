@@ -12,9 +12,11 @@ import pyarrow as pa
 from datafusion import DataFrame, SessionConfig, SessionContext
 
 from mixlake.catalog import schema
+from mixlake.catalog.adding import add_property
 from mixlake.catalog.collection import Collected, Retention, collect_versions
 from mixlake.catalog.declaring import PropertySource, declare
 from mixlake.catalog.diff import Difference, compare_versions
+from mixlake.catalog.duplicates import Grouping
 from mixlake.catalog.durations import parse_duration
 from mixlake.catalog.errors import ConfigError, LakeError, listed, nearest
 from mixlake.catalog.fields import is_path
@@ -207,6 +209,43 @@ class Catalog:
         policy = checked_on_error(on_error)
         return refresh_dataset(
             self.lake, dataset, live, version=version, functions=functions, on_error=policy, progress=progress
+        )
+
+    def add_property(
+        self,
+        name: str,
+        source: PropertySource | Grouping,
+        dataset: str | Sequence[str] | None = None,
+        *,
+        replace: bool = False,
+        progress: Progress | None = None,
+    ) -> int:
+        """Give samples one property more, as a new catalog version, and return that version. No data file is touched.
+
+        Names in SQL mean the properties that a dataset has, and fields of the record where it has none of that name.
+        Where properties are all that it needs, no file is read. Samples that were removed stay removed.
+
+        Args:
+            name: the property, or what its names begin with: ``Quality()`` gives NAME_num_words and others.
+            source: as in ``register``; or ``ExactDuplicates()``, ``NearDuplicates()``, which compare the samples of all
+                the datasets and give NAME_group and NAME_rank.
+            dataset: one dataset, or several; None means all.
+            replace: take the place of a property of that name, in the type that it has.
+            progress: called with samples done and samples in all.
+
+        Raises:
+            ConfigError: a name, expression or type is wrong, or the property is there already.
+            DataError: a value cannot be computed, or a file has changed since it was registered.
+            LakeError: there is no such dataset, another process has changed it meanwhile, or this catalog is pinned.
+        """
+        self._check_writable("add properties")
+        version, live = self._live()
+        names = [dataset] if isinstance(dataset, str) else dataset
+        chosen = live if names is None else [_find(one, version, live) for one in names]
+        if not chosen:
+            raise LakeError(f"datasets@{version} holds no dataset that could get the property {name!r}")
+        return add_property(
+            self.lake, chosen, live, name, source, version=version, is_replaced=replace, progress=progress
         )
 
     def unregister(self, name: str) -> int:

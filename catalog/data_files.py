@@ -35,3 +35,25 @@ def mapped(uri: str) -> memoryview:
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else error
         raise DataError(f"{uri}: cannot be read ({reason})") from error
+
+
+def check_unchanged(file: DataFile, dataset: str, registration: str) -> None:
+    """Refuse a file that is not the one that was registered.
+
+    Raises:
+        DataError: it is gone, or has another size or modification time.
+    """
+    try:
+        status = os.stat(file.uri)
+    except FileNotFoundError:
+        raise DataError(f"{file.uri} of dataset {dataset!r} is gone; it was there when it was registered") from None
+    if status.st_size != file.num_bytes:
+        what = f"has {status.st_size} bytes, and had {file.num_bytes}"
+    elif status.st_mtime_ns // 1000 != file.modified_us:
+        what = "was modified"
+    else:
+        return
+    raise DataError(
+        f"{file.uri} of dataset {dataset!r} {what} since it was registered ({registration}); "
+        "restore it, or refresh the dataset"
+    )

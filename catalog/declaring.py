@@ -81,7 +81,7 @@ def declare(properties: Mapping[str, PropertySource], known: Collection[str] | N
     """
     declared = [one for name, source in properties.items() for one in _declare(name, source, known)]
     for prop in declared:
-        _check_name(prop.name)
+        check_name(prop.name)
     names = [prop.name for prop in declared]
     for name in names:
         if names.count(name) > 1:
@@ -148,7 +148,8 @@ def parse_type(text: str, name: str) -> pa.DataType:
     return pa.list_(scalar) if within else scalar
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
+    """Refuse a name that no property may have."""
     if not _NAME.fullmatch(name):
         raise ConfigError(f"property name {name!r}: expected lower_snake_case, such as num_chars")
     if name in RESERVED_COLUMNS:

@@ -227,7 +227,7 @@ class KeySpill:
         for path in filter(os.path.exists, self._paths):
             rows = np.fromfile(path, np.int64).reshape(-1, 3)
             rows = rows[np.lexsort((rows[:, 1], rows[:, 0]))]
-            same = (rows[1:, :2] == rows[:-1, :2]).all(axis=1)
+            same = (rows[1:, :2] == rows[:-1, :2]).all(axis=1) & (rows[1:, 2] != rows[:-1, 2])
             yield np.column_stack([rows[:-1, 2][same], rows[1:, 2][same]])
 
 

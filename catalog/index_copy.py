@@ -58,8 +58,7 @@ def copy_part(
     Returns:
         The part, or None where no file is left.
     """
-    files = _rows_of(lake, schema.FILES, part.registration, drop_files)
-    if not len(files):
+    if not len(_rows_of(lake, schema.FILES, part.registration, drop_files)):
         return None
     registration = new_registration(dataset.name)
     paths = files_by_registration(lake.table(schema.SAMPLES)).get(part.registration, [])
@@ -76,6 +75,22 @@ def copy_part(
     with SampleWriter(lake, registration) as writer:
         counts = write_rows(writer, rows)
         writer.commit(index_columns(lake, dataset.properties))
+    return copy_files(lake, part, registration, counts, drop_files)
+
+
+def copy_files(
+    lake: Lake, part: Part, registration: str, counts: Counter[int], drop_files: Collection[int] = ()
+) -> Part:
+    """Write what a part knows of its files under a new registration whose index is written; return the new part.
+
+    Args:
+        lake: where to.
+        part: the part that is copied.
+        registration: the new registration.
+        counts: how many samples of each file it holds.
+        drop_files: ids of files that leave.
+    """
+    files = _rows_of(lake, schema.FILES, part.registration, drop_files)
     counted = pa.array([counts[file_id] for file_id in files["file_id"].to_pylist()], pa.int64())
     files = files.set_column(files.schema.get_field_index("num_samples"), "num_samples", counted)
     lake.append(schema.FILES, _under(registration, files), action="copy")

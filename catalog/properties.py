@@ -19,11 +19,11 @@ from mixlake.catalog.records import Block, DataFile, FieldPath
 from mixlake.catalog.schema import TIMESTAMP
 from mixlake.catalog.sql import first_line
 
-_ROW: FieldPath = ("_row",)
+ROW: FieldPath = ("_row",)
 _PATH: FieldPath = ("_path",)
 _NUM_BYTES: FieldPath = ("_num_bytes",)
 _TEXT: FieldPath = ("_text",)
-SYSTEM_FIELDS = frozenset([_ROW, _PATH, _NUM_BYTES, _TEXT])
+SYSTEM_FIELDS = frozenset([ROW, _PATH, _NUM_BYTES, _TEXT])
 """Fields that every record has: its row, path and text, and its length where the format knows byte ranges."""
 _STAND_INS = (pa.null(), pa.string(), pa.list_(pa.string()), TIMESTAMP)
 """Types to try for a field that has had no value yet: some functions take no column of Arrow's null type."""
@@ -72,7 +72,7 @@ class PropertyColumns:
     @property
     def mentions_row(self) -> bool:
         """Whether a property depends on the sample's row."""
-        return _ROW in self._mentioned
+        return ROW in self._mentioned
 
     def compute(self, block: Block, files: Sequence[DataFile]) -> dict[str, pa.Array]:
         """Return one column per property, in a type that a Delta table can store.
@@ -93,7 +93,7 @@ class PropertyColumns:
         """
         computed: dict[str, pa.Array] = {}
         several: dict[tuple[str, tuple[FieldPath, ...]], pa.Array] = {}
-        num_rows = len(columns[_ROW])
+        num_rows = len(columns[ROW])
         for prop in self.declared:
             inputs = {path: _input(path, prop, columns, computed) for path in prop.inputs}
             if prop.function is not None and prop.output is not None:
@@ -106,7 +106,7 @@ class PropertyColumns:
             elif is_path(prop.expression):
                 values = inputs[prop.inputs[0]]
             else:
-                values = self._evaluate(prop, {_ROW: columns[_ROW], **inputs})
+                values = self._evaluate(prop, {ROW: columns[ROW], **inputs})
             computed[prop.name] = _as_declared(prop, values, f"property {prop.name!r} of {self.dataset!r}")
         return computed
 
@@ -120,7 +120,8 @@ class PropertyColumns:
         Raises:
             ConfigError: naming the property, the field and the nearest field of ``example``.
         """
-        lacking = {path for path in self._mentioned if path not in met and path != _TEXT}
+        met = {**met, _TEXT: met.get(self._text, pa.null())}
+        lacking = {path for path in self._mentioned if path not in met}
         available = field_names(example) + sorted(path[0] for path in SYSTEM_FIELDS - lacking)
         for prop in self.declared:
             for path in prop.fields:
@@ -165,16 +166,16 @@ class PropertyColumns:
 
     def _plans(self, prop: Declared, met: Mapping[FieldPath, pa.DataType]) -> bool:
         """Say whether the expression makes sense without the fields that no record had."""
-        columns = {path: pa.nulls(0, met[path]) for path in prop.fields if path in met}
+        columns = {path: pa.nulls(0, met[path]) for path in prop.inputs if path in met}
         try:
-            self._evaluate(prop, {_ROW: pa.array([], pa.int64()), **columns})
+            self._evaluate(prop, {ROW: pa.array([], pa.int64()), **columns})
         except (ConfigError, DataError):
             return False
         return True
 
     def _evaluate(self, prop: Declared, columns: Mapping[FieldPath, pa.Array]) -> pa.Array:
         unknown = [path for path, column in columns.items() if pa.types.is_null(column.type)]
-        num_rows = len(columns[_ROW])
+        num_rows = len(columns[ROW])
         refusal: ConfigError | DataError | None = None
         for kind in _STAND_INS if unknown else _STAND_INS[:1]:
             stand_ins = dict.fromkeys(unknown, pa.nulls(num_rows, kind))
@@ -280,7 +281,7 @@ class PropertyTypes:
 def field_types(block: Block) -> dict[FieldPath, pa.DataType]:
     """Return the fields that the records of a block have, those that every record has among them, and their types."""
     types = {path: storable_type(column.type) or column.type for path, column in block.columns.items()}
-    system: dict[FieldPath, pa.DataType] = {_ROW: pa.int64(), _PATH: pa.string()}
+    system: dict[FieldPath, pa.DataType] = {ROW: pa.int64(), _PATH: pa.string()}
     if block.byte_starts is not None:
         system[_NUM_BYTES] = pa.int64()
     return {**types, **system}
@@ -290,7 +291,7 @@ def _system_columns(
     block: Block, files: Sequence[DataFile], wanted: Collection[FieldPath]
 ) -> dict[FieldPath, pa.Array]:
     """Return those of the fields that every record has which the block can tell; its rows always."""
-    columns: dict[FieldPath, pa.Array] = {_ROW: pa.array(block.rows)}
+    columns: dict[FieldPath, pa.Array] = {ROW: pa.array(block.rows)}
     if _PATH in wanted:
         columns[_PATH] = pa.array([files[i].path for i in block.file_ids.tolist()], pa.string())
     if _NUM_BYTES in wanted and block.byte_starts is not None and block.byte_stops is not None:

@@ -34,6 +34,8 @@ class Refreshed:
     vanished: tuple[str, ...]
     num_unchanged: int
     """Files that were not read again."""
+    outdated: tuple[str, ...] = ()
+    """Properties that compare all samples, and are null for the new ones until they are added again."""
 
     def __str__(self) -> str:
         kinds = {"added": self.added, "changed": self.changed, "vanished": self.vanished}
@@ -43,6 +45,8 @@ class Refreshed:
             lines += [f"  {kind:<8}  {path}" for path in paths[:_MAX_SHOWN]]
             if len(paths) > _MAX_SHOWN:
                 lines.append(f"  {kind:<8}  … {len(paths) - _MAX_SHOWN:,} more")
+        if self.outdated:
+            lines.append(f"  null for new samples until they are added again: {', '.join(self.outdated)}")
         return "\n".join(lines)
 
 
@@ -99,6 +103,7 @@ def refresh_dataset(
         return result
     declared = declare_again(dataset.properties, functions or {}, dataset.name)
     parts: list[Part | None] = []
+    result = replace(result, outdated=tuple(prop.name for prop in dataset.properties if prop.origin == "group"))
     details = {kind: len(getattr(result, kind)) for kind in ("added", "changed", "vanished")}
     if result.added or result.changed:
         request = replace(_next_part(dataset, declared, difference), on_error=on_error)

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from mixlake.catalog import Catalog
-from mixlake.conf.composed import open_catalog, plain, read_mixture
+from mixlake.conf.composed import open_catalog, plain, read_mixture, read_properties, read_source
 from mixlake.conf.display import ProgressDisplay, print_frame
 from mixlake.mixing import Run, explain, list_runs
 
@@ -38,7 +38,7 @@ def _register(config: DictConfig, console: Console) -> None:
             plain(config.uri),
             format=config.format,
             text=config.text,
-            properties=plain(config.properties),
+            properties=read_properties(config.properties),
             exclude=plain(config.exclude),
             options=plain(config.options),
             replace=config.replace,
@@ -72,6 +72,15 @@ def _refresh(config: DictConfig, console: Console) -> None:
     with ProgressDisplay(console, f"refreshing {config.name}") as progress:
         done = catalog.refresh(config.name, on_error=config.on_error, progress=progress)
     _print_report(console, done)
+
+
+def _add(config: DictConfig, console: Console) -> None:
+    catalog = Catalog.open(config.lake)
+    with ProgressDisplay(console, f"adding {config.name}") as progress:
+        version = catalog.add_property(
+            config.name, read_source(config.source), plain(config.to), replace=config.replace, progress=progress
+        )
+    console.print(f"{config.name} is added; datasets@{version}", markup=False)
 
 
 def _unregister(config: DictConfig, console: Console) -> None:
@@ -155,6 +164,7 @@ COMMANDS = {
     "history": Command(summary="list the catalog's versions", function=_history),
     "diff": Command(summary="compare two catalog versions", function=_diff),
     "refresh": Command(summary="bring a dataset up to date with its files", function=_refresh, positional="name"),
+    "add": Command(summary="give samples one property more", function=_add, positional="source"),
     "unregister": Command(summary="take a dataset away", function=_unregister, positional="name"),
     "remove": Command(summary="take samples out of their datasets, by predicate", function=_remove, positional="where"),
     "gc": Command(summary="collect old catalog versions that no run is pinned to", function=_gc),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from mixlake.catalog import Catalog, ConfigError
@@ -13,6 +15,35 @@ from mixlake.mixing import Mixture
 def plain(node: Any) -> Any:
     """Return a config node as plain dicts, lists and values."""
     return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+
+
+def read_source(node: Any) -> Any:
+    """Return what a property is computed from: SQL, a declaration, or the batch function that ``_target_`` names.
+
+    Raises:
+        ConfigError: the function cannot be made.
+    """
+    declared = plain(node)
+    if not isinstance(declared, dict):
+        return declared
+    if "_target_" in declared:
+        return _instance(declared)
+    return {key: read_source(value) for key, value in declared.items()}
+
+
+def read_properties(node: Any) -> dict[str, Any]:
+    """Return the properties that were composed, by name."""
+    return {name: read_source(source) for name, source in (plain(node) or {}).items()}
+
+
+def _instance(declared: dict[str, Any]) -> Any:
+    try:
+        return instantiate(declared)
+    except InstantiationException as error:
+        causes: list[BaseException] = [error]
+        while causes[-1].__cause__ is not None:
+            causes.append(causes[-1].__cause__)
+        raise ConfigError(f"{declared['_target_']}: {str(causes[-1]).splitlines()[0]}") from error
 
 
 def read_mixture(config: DictConfig) -> Mixture:

@@ -35,7 +35,7 @@ class RegisterConfig(LakeConfig):
     uri: Any = MISSING
     format: str | None = None
     text: str | None = None
-    properties: dict[str, str] = field(default_factory=dict)
+    properties: Any = field(default_factory=dict)
     exclude: list[str] = field(default_factory=list)
     options: dict[str, Any] = field(default_factory=dict)
     replace: bool = MISSING
@@ -166,6 +166,16 @@ class DemoConfig(LakeConfig):
     demo: DemoTrainingConfig = field(default_factory=DemoTrainingConfig)
 
 
+@dataclass(kw_only=True)
+class AddConfig(LakeConfig):
+    """`mixlake add`."""
+
+    name: str = MISSING
+    source: Any = MISSING
+    to: Any = None
+    replace: bool = MISSING
+
+
 SCHEMAS: dict[str, type[LakeConfig]] = {
     "demo": DemoConfig,
     "register": RegisterConfig,
@@ -174,6 +184,7 @@ SCHEMAS: dict[str, type[LakeConfig]] = {
     "history": ReadConfig,
     "diff": DiffConfig,
     "refresh": RefreshConfig,
+    "add": AddConfig,
     "unregister": DatasetConfig,
     "remove": RemoveConfig,
     "gc": GcConfig,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
-from mixlake.catalog import Catalog, DataError, DataFile, Span
+from mixlake.catalog import Catalog, DataFile, Span
+from mixlake.catalog.data_files import check_unchanged
 from mixlake.catalog.fields import parse_path
 from mixlake.catalog.formats import get_format
 from mixlake.catalog.publishing import registered_files
@@ -63,7 +63,7 @@ class SampleReader:
     def _read_file(self, registration: str, file_id: int, spans: Sequence[Span]) -> list[dict[str, Any]]:
         dataset = self._datasets[registration]
         file = self._file(registration, file_id)
-        _check_unchanged(file, dataset.name, registration)
+        check_unchanged(file, dataset.name, registration)
         fields = None
         if self._fields is not None:
             fields = list(dict.fromkeys([self.text_field(registration), *self._fields]))
@@ -126,21 +126,4 @@ def _span(chunk: Chunk, index: int) -> Span:
         row_stop=int(intervals.row_stop[index]),
         byte_start=int(intervals.byte_start[index]),
         byte_stop=int(intervals.byte_stop[index]),
-    )
-
-
-def _check_unchanged(file: DataFile, dataset: str, registration: str) -> None:
-    try:
-        status = os.stat(file.uri)
-    except FileNotFoundError:
-        raise DataError(f"{file.uri} of dataset {dataset!r} is gone; it was there when it was registered") from None
-    if status.st_size != file.num_bytes:
-        what = f"has {status.st_size} bytes, and had {file.num_bytes}"
-    elif status.st_mtime_ns // 1000 != file.modified_us:
-        what = "was modified"
-    else:
-        return
-    raise DataError(
-        f"{file.uri} of dataset {dataset!r} {what} since it was registered ({registration}); "
-        "restore it, or refresh the dataset"
     )

@@ -121,5 +121,5 @@ def test_a_declared_type_is_taken_where_no_record_has_a_value(catalog: Catalog, 
 
 def test_every_record_has_its_text_under_one_name(catalog: Catalog, write_lines: WriteLines) -> None:
     path = write_lines("a.jsonl", {"content": {"body": "four"}})
-    catalog.register("docs", path, text="content.body", properties={"n": "character_length(_text)"})
+    catalog.register("docs", path, text="content.body", properties={"n": "CAST(character_length(_text) AS BIGINT)"})
     assert catalog.sql("SELECT n FROM samples").to_pylist() == [{"n": 4}]

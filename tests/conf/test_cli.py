@@ -145,6 +145,17 @@ def test_a_dataset_is_refreshed_weeded_compared_collected_and_unregistered(tmp_p
     assert "pages" not in call("datasets", lake)
 
 
+def test_properties_are_added(tmp_path: Path, call: Call) -> None:
+    lake = f"lake={tmp_path / 'lake'}"
+    call("register", lake, "name=de", "uri=de.jsonl", "properties.language=meta.language")
+    assert call("add", lake, "name=shout", "upper(text) || language").strip() == "shout is added; datasets@2"
+    signals = "source={_target_: mixlake.catalog.Quality, signals: [num_words]}"
+    assert call("add", lake, "name=quality", "to=de", signals).strip() == "quality is added; datasets@3"
+    call("add", lake, "name=dup", "source={_target_: mixlake.catalog.ExactDuplicates}")
+    query = "SELECT shout, quality_num_words, dup_rank FROM samples WHERE row = 3"
+    assert re.search(r"DE 3de +2 +0", call("sql", lake, query))
+
+
 def test_explain_prints_the_mixture_with_overrides(call: Call) -> None:
     text = call("explain", *own_mixture(), "mixture.components.german.weight=0.75")
     assert re.search(r"german +50\.00% +20\.00% +40 +80 +stop +0", text)
@@ -196,6 +207,8 @@ def test_scheduling_to_the_end_says_so(call: Call) -> None:
         (["schedule", "run=exp2"], "no run 'exp2' in .*; there are: .* Did you mean 'exp1'?"),
         (["refresh", "dee"], "no dataset 'dee' in datasets@2; there are: de, en. Did you mean 'de'?"),
         (["refresh", "de", "on_error=ignore"], "on_error is 'ignore'; allowed: raise, skip"),
+        (["add", "name=x", "nothing + 1"], "no record has a field 'nothing'"),
+        (["add", "name=x", "source={_target_: mixlake.catalog.Languages}"], "mixlake.catalog.Languages: "),
         (["unregister", "dee"], "no dataset 'dee' in datasets@2"),
         (["remove", "language = 'de'"], "mixlake remove needs reason=…"),
         (["remove", "lang = 'de'", "reason=x"], "unknown property 'lang'.* Did you mean 'language'?"),
