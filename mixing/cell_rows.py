@@ -22,6 +22,10 @@ class _Layout:
     ends: IntArray
     """Samples up to the end of each window of blocks."""
 
+    def begin(self, window: int) -> int:
+        """Return how many samples come before a window."""
+        return int(self.ends[window - 1]) if window else 0
+
 
 class CellRows:
     """Maps positions of a cell's pass to rows: a window of blocks after the other, each window's rows permuted."""
@@ -39,14 +43,17 @@ class CellRows:
     def slice(self, cell: int, pass_number: int, start: int, stop: int) -> Rows:
         """Return the rows at positions ``start`` to ``stop`` of the cell's pass."""
         layout = self._layout(cell, pass_number)
+        first, last = np.searchsorted(layout.ends, [start, stop - 1], side="right").tolist()
         parts = []
-        while start < stop:
-            window = int(np.searchsorted(layout.ends, start, side="right"))
-            begin = int(layout.ends[window - 1]) if window else 0
-            end = min(stop, int(layout.ends[window]))
-            rows = self._rows_of_window(cell, pass_number, window, layout)
-            parts.append(rows.take(slice(start - begin, end - begin)))
-            start = end
+        if cell in self._open_windows and self._open_windows[cell][0] == (pass_number, first):
+            begin, end = layout.begin(first), layout.begin(first + 1)
+            parts.append(self._open_windows[cell][1].take(slice(start - begin, min(stop, end) - begin)))
+            start, first = min(stop, end), first + 1
+        if start < stop:
+            begin = layout.begin(first)
+            rows = self._rows_of_windows(cell, pass_number, range(first, last + 1), layout)
+            parts.append(rows.take(slice(start - begin, stop - begin)))
+            self._open_windows[cell] = ((pass_number, last), rows.take(slice(layout.begin(last) - begin, None)))
         return Rows.concat(parts)
 
     def _layout(self, cell: int, pass_number: int) -> _Layout:
@@ -68,16 +75,19 @@ class CellRows:
             )
         return self._orders[pass_number]
 
-    def _rows_of_window(self, cell: int, pass_number: int, window: int, layout: _Layout) -> Rows:
-        key = (pass_number, window)
-        if cell not in self._open_windows or self._open_windows[cell][0] != key:
-            step = max(self._window, 1)
-            blocks = layout.blocks[window * step : (window + 1) * step]
-            rows = self._reader.rows(cell, blocks, pass_number, self._order(pass_number))
-            if self._window:
-                rows = rows.take(permutation(len(rows), self._seed, Purpose.ROWS, window, cell, pass_number))
-            self._open_windows[cell] = (key, rows)
-        return self._open_windows[cell][1]
+    def _rows_of_windows(self, cell: int, pass_number: int, windows: range, layout: _Layout) -> Rows:
+        """Return the rows of consecutive windows, each window's permuted; windows may be many and small."""
+        step = max(self._window, 1)
+        blocks = layout.blocks[windows.start * step : windows.stop * step]
+        rows = self._reader.rows(cell, blocks, pass_number, self._order(pass_number))
+        if not self._window:
+            return rows
+        begins = [layout.begin(window) - layout.begin(windows.start) for window in [*windows, windows.stop]]
+        order = [
+            begin + permutation(end - begin, self._seed, Purpose.ROWS, window, cell, pass_number)
+            for window, begin, end in zip(windows, begins[:-1], begins[1:], strict=True)
+        ]
+        return rows.take(np.concatenate(order))
 
 
 def spread(sizes: IntArray, taken: IntArray, num: int) -> IntArray:
