@@ -25,7 +25,6 @@ from mixlake.mixing import Mixture, Run
 CONFIGS = {path.stem for path in Path(str(sys.modules["mixlake.conf"].__path__[0])).glob("dataset/*.yaml")}
 TEXT = "Grüße, 世界\n"  # 10 characters, 16 bytes
 Record = dict[str, Any]
-Register = Callable[..., Catalog]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,7 +36,9 @@ class Collection:
     expected: Sequence[Record]
     """The properties of each sample, in the order of paths and rows."""
     others: Sequence[str] = ()
-    """Files of the collection that hold no samples, or samples of another schema."""
+    """Files of the collection that hold samples of another schema, and are left out."""
+    overrides: Sequence[str] = ()
+    """What the command line says besides, as the config's comments suggest it."""
 
 
 def jsonl(records: Sequence[Record]) -> bytes:
@@ -128,6 +129,7 @@ def starcoder(stars: float | None) -> Record:
     }
 
 
+# By config, and what is special about a second one for the same config.
 COLLECTIONS = {
     "slimpajama": Collection(
         files={
@@ -163,6 +165,11 @@ COLLECTIONS = {
             for source in ("arxiv", "common_crawl", "common_crawl", "github", "stackexchange")
         ],
     ),
+    "redpajama_v1 of one subset": Collection(
+        files={"stackexchange.jsonl": [{"text": TEXT, "meta": {"language": "en", "url": "http://example.org/a"}}]},
+        overrides=["properties.url=meta.url", "properties.source=\"'forum'\""],
+        expected=[{"source": "forum", "url": "http://example.org/a", **SIZE}],
+    ),
     "redpajama_v2": Collection(
         files={
             "2023-14/0000/en_head.json.gz": [
@@ -175,7 +182,7 @@ COLLECTIONS = {
                     "source_domain": "example.org",
                     "title": "Grüße",
                     "raw_content": TEXT,
-                    "cc_segment": "crawl-data/CC-MAIN-2023-14/segments/1/wet/CC-MAIN-2023-00000.warc.wet.gz",
+                    "cc_segment": "crawl-data/CC-MAIN-2023-14/segments/1679296943698.79/wet/CC-MAIN-00000.warc.wet.gz",
                     "original_nlines": 3,
                     "original_length": 50,
                     "line_ids": [2],
@@ -191,7 +198,7 @@ COLLECTIONS = {
                 "url": "http://example.org/a",
                 "domain": "example.org",
                 "date": datetime(2023, 3, 21, 19, 3, 49, tzinfo=UTC),
-                "segment": "crawl-data/CC-MAIN-2023-14/segments/1/wet/CC-MAIN-2023-00000.warc.wet.gz",
+                "dump": "CC-MAIN-2023-14",
                 "language": "de",
                 "language_score": 0.91,
                 "perplexity": 312.5,
@@ -223,14 +230,31 @@ COLLECTIONS = {
             ],
             "documents/pes2o-0000.json.gz": [{"id": "1", "text": TEXT, "source": "s2"}],
         },
-        expected=[{"id": "c4-1", "source": "c4", **SIZE}, {"id": "1", "source": "s2", **SIZE}],
+        expected=[{"source": "c4", **SIZE}, {"source": "s2", **SIZE}],
+    ),
+    "dolma with dates": Collection(
+        files={
+            "c4-0000.json.gz": [
+                {"id": "1", "text": TEXT, "source": "c4", "created": "2019-04-25T12:57:54.000Z"},
+                {"id": "2", "text": TEXT, "source": "c4", "created": "unknown"},
+            ]
+        },
+        overrides=["properties.date='TRY_CAST(created AS TIMESTAMP)'"],
+        expected=[
+            {"source": "c4", "date": datetime(2019, 4, 25, 12, 57, 54, tzinfo=UTC), **SIZE},
+            {"source": "c4", "date": None, **SIZE},
+        ],
     ),
     "starcoder": Collection(
         files={
             "c/train-00000-of-00001.parquet": [starcoder(None)],
             "python/train-00000-of-00001.parquet": [starcoder(7.0), starcoder(None)],
         },
-        others=["github-issues-filtered-structured/train-00000-of-00001.parquet"],
+        others=[
+            "git-commits-cleaned/train-00000-of-00001.parquet",
+            "github-issues-filtered-structured/train-00000-of-00001.parquet",
+            "jupyter-structured-clean-dedup/train-00000-of-00001.parquet",
+        ],
         expected=[
             {"language": language, "repository": "someone/something", "path": "src/a.py", "num_stars": stars, **SIZE}
             for language, stars in (("c", None), ("python", 7), ("python", None))
@@ -259,50 +283,125 @@ COLLECTIONS = {
                 }
             ]
         },
-        expected=[{"id": "004539375", "num_turns": 2, "num_image_bytes": 22, **SIZE}],
+        expected=[{"num_turns": 2, "num_image_bytes": 22, **SIZE}],
+    ),
+    "llava by img2dataset": Collection(
+        files={
+            "00000.tar": [
+                {
+                    "jpg": b"\xff\xd8\xff\xe0 a longer image \xff\xd9",
+                    "json": json.dumps(
+                        {
+                            "caption": TEXT,
+                            "url": "http://example.org/a.jpg",
+                            "key": "000000000",
+                            "status": "success",
+                            "error_message": None,
+                            "width": 256,
+                            "height": 128,
+                            "exif": "{}",
+                        }
+                    ),
+                    "txt": TEXT,
+                }
+            ]
+        },
+        overrides=["~properties.num_turns", "properties.width=json.width", "properties.height=json.height"],
+        expected=[{"num_image_bytes": 22, "width": 256, "height": 128, **SIZE}],
     ),
 }
 
 
+SQL_TYPES: Mapping[type, str] = {
+    str: "string",
+    int: "int64",
+    float: "double",
+    datetime: "timestamp[us, tz=UTC]",
+    list: "list<item: string>",
+}
+
+
 @pytest.fixture
-def register(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Register:
-    """Write a collection's files, register them with its config through the command line, and return the catalog."""
+def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Run the command in this process, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    monkeypatch.setattr(sys, "argv", [])
+    return lambda *arguments: main(arguments)
 
-    def run(name: str, *overrides: str) -> Catalog:
-        collection = COLLECTIONS[name]
-        for path, records in collection.files.items():
-            file = tmp_path / "data" / path
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(WRITERS[file.suffix](records))
-        for path in collection.others:
-            file = tmp_path / "data" / path
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(WRITERS[file.suffix]([{"issue_id": 1}]))
-        monkeypatch.setattr(sys, "argv", [])
-        monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-        monkeypatch.chdir(tmp_path)
-        main(["register", f"dataset={name}", f"name={name}", "uri=data", *overrides])
-        return Catalog.open("lake")
 
-    return run
+def write(name: str) -> None:
+    collection = COLLECTIONS[name]
+    others: Mapping[str, Sequence[Record]] = {path: [{"issue_id": 1}] for path in collection.others}
+    for path, records in {**collection.files, **others}.items():
+        file = Path("data", path)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(WRITERS[file.suffix](records))
+
+
+def types_of(catalog: Catalog) -> dict[str, str]:
+    return {row["name"]: row["type"] for row in catalog.properties().to_pylist()}
 
 
 def properties_of(catalog: Catalog) -> list[Record]:
-    names = [row["name"] for row in catalog.properties().to_pylist()]
-    columns = ", ".join(f'samples."{name}"' for name in names)
-    return catalog.sql(
-        f"SELECT {columns} FROM samples JOIN files USING (registration, file_id) ORDER BY files.path, row"
-    ).to_pylist()
+    columns = ", ".join(f"samples.{name}" for name in types_of(catalog))
+    query = f"SELECT {columns} FROM samples JOIN files USING (registration, file_id) ORDER BY files.path, row"
+    return catalog.sql(query).to_pylist()
 
 
 def test_every_config_has_a_collection_here() -> None:
-    assert set(COLLECTIONS) == CONFIGS
+    assert {name.partition(" ")[0] for name in COLLECTIONS} == CONFIGS
 
 
 @pytest.mark.parametrize("name", sorted(COLLECTIONS))
-def test_a_collection_registers_with_the_properties_of_its_records(register: Register, name: str) -> None:
-    catalog = register(name)
-    assert properties_of(catalog) == list(COLLECTIONS[name].expected)
+def test_a_collection_registers_with_the_properties_of_its_records(call: Callable[..., None], name: str) -> None:
+    write(name)
+    call("register", f"dataset={name.partition(' ')[0]}", "name=it", "uri=data", *COLLECTIONS[name].overrides)
+    catalog = Catalog.open("lake")
+    expected = COLLECTIONS[name].expected
+    assert properties_of(catalog) == list(expected)
+    kinds = {key: type(value) for properties in expected for key, value in properties.items() if value is not None}
+    assert types_of(catalog) == {key: SQL_TYPES[kind] for key, kind in kinds.items()}
     run = Run.start(catalog, "exp", Mixture.from_dict({"components": {"all": {"where": "true", "weight": 1}}}))
-    samples = list(SampleDataset(run))
-    assert [sample["text"] for sample in samples] == [TEXT] * len(COLLECTIONS[name].expected)
+    assert [sample["text"] for sample in SampleDataset(run)] == [TEXT] * len(expected)
+
+
+def test_the_command_line_overrides_single_properties_and_the_text(call: Callable[..., None]) -> None:
+    write("slimpajama")
+    changes = [
+        "properties.source='lower(meta.redpajama_set_name)'",
+        "~properties.num_chars",
+        "properties.position=_row",
+    ]
+    call("register", "dataset=slimpajama", "name=a", "uri=data", *changes, "text=meta.redpajama_set_name")
+    assert properties_of(Catalog.open("lake")) == [{"source": "redpajamac4", "num_bytes": 11, "position": 0}]
+
+
+def test_help_lists_the_configs_and_shows_the_chosen_one(
+    call: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match=r"^0$"):
+        call("register", "dataset=dolma", "--help")
+    text = capsys.readouterr().out
+    assert f"\ndataset: {', '.join(sorted(CONFIGS))}\n" in text
+    assert "  source: source\n" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["dataset=dolmo"], "Could not find 'dataset/dolmo'. Available options in 'dataset': dolma. "),
+        (["--config-dir", "my", "dataset=mine"], "Key 'propertys' not in 'RegisterConfig'"),
+        (["dataset=dolma"], "property 'source' of 'a': no record has a field 'source'; fields: text, meta"),
+    ],
+)
+def test_a_wrong_name_key_or_collection_is_refused(
+    call: Callable[..., None], capsys: pytest.CaptureFixture[str], arguments: Sequence[str], message: str
+) -> None:
+    write("slimpajama")
+    mine = Path("my", "dataset", "mine.yaml")
+    mine.parent.mkdir(parents=True)
+    mine.write_text("# @package _global_\npropertys: {num_bytes: octet_length(_text)}\n")
+    with pytest.raises(SystemExit, match=r"^2$"):
+        call("register", *arguments, "name=a", "uri=data")
+    assert message in capsys.readouterr().err
