@@ -26,7 +26,9 @@ from mixlake.mixing.sorting import lexicographic_order
 _MAX_RESIDENT_ROWS = 1 << 20
 _MAX_RESIDENT_SHARE = 1 / 16
 """Of all samples: larger cells find some of their rows in every segment, and are not worth reading the whole index."""
-_MAX_SEGMENTS = 3
+_MAX_SEGMENTS = 8
+"""Of up to 30 MB each. Components that lie apart in storage draw from a segment each, and must not take turns in
+reading them anew."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
