@@ -91,7 +91,7 @@ FINEWEB_PROPERTIES: Record = {
 }
 STACK: Record = {
     "hexsha": "e3767ec899c9b2cfe3e4c0ecb875d932cb01a27d",
-    "size": 16,
+    "size": 20,
     "ext": "py",
     "lang": "Python",
     "max_stars_repo_path": "src/a.py",
