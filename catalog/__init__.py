@@ -5,6 +5,7 @@ from mixlake.catalog.collection import Collected
 from mixlake.catalog.diff import Difference
 from mixlake.catalog.duplicates import ExactDuplicates, NearDuplicates
 from mixlake.catalog.errors import ConfigError, DataError, LakeError, MixlakeError, QueryError, ScheduleError
+from mixlake.catalog.inferring import Proposal, Proposals, propose_properties
 from mixlake.catalog.quality import Quality
 from mixlake.catalog.records import BatchFunction, DataFile, Dataset, Part, Property, RecordFunction, Removal, Span
 from mixlake.catalog.refresh import Refreshed
@@ -28,6 +29,8 @@ __all__ = [
     "NumTokens",
     "Part",
     "Property",
+    "Proposal",
+    "Proposals",
     "Quality",
     "QueryError",
     "RecordFunction",
@@ -36,4 +39,5 @@ __all__ = [
     "Removed",
     "ScheduleError",
     "Span",
+    "propose_properties",
 ]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import pyarrow as pa
 from datafusion import DataFrame, SessionConfig, SessionContext
@@ -14,7 +15,7 @@ from datafusion import DataFrame, SessionConfig, SessionContext
 from mixlake.catalog import schema
 from mixlake.catalog.adding import add_property
 from mixlake.catalog.collection import Collected, Retention, collect_versions
-from mixlake.catalog.declaring import PropertySource, declare
+from mixlake.catalog.declaring import Declared, PropertySource, declare
 from mixlake.catalog.diff import Difference, compare_versions
 from mixlake.catalog.duplicates import Grouping
 from mixlake.catalog.durations import parse_duration
@@ -23,6 +24,7 @@ from mixlake.catalog.fields import is_path
 from mixlake.catalog.formats import check_options
 from mixlake.catalog.frames import files_frame, samples_frame, skipped_frame, table_frame
 from mixlake.catalog.history import history_frame, version_at
+from mixlake.catalog.inferring import Proposals, propose
 from mixlake.catalog.lake import Lake
 from mixlake.catalog.listing import find_files
 from mixlake.catalog.problems import checked_on_error
@@ -126,7 +128,7 @@ class Catalog:
         *,
         format: str | None = None,
         text: str | None = None,
-        properties: Mapping[str, PropertySource] | None = None,
+        properties: Mapping[str, PropertySource] | Literal["infer"] | None = None,
         exclude: Sequence[str] = (),
         options: Mapping[str, Any] | None = None,
         replace: bool = False,
@@ -144,6 +146,7 @@ class Catalog:
             properties: name to SQL expression over the record (``meta.language``, ``character_length(text)``), or to
                 a batch function (`Language`, a `BatchFunction`, …), or to ``{expression: …, type: …, nullable: …}``
                 of either. Every record also has ``_path``, ``_row``, ``_text`` and, by format, ``_num_bytes``.
+                ``infer`` takes what `propose_properties` proposes.
             exclude: glob patterns of relative paths to leave out.
             options: options of the format.
             replace: take the place of a dataset of that name; older versions keep showing the old one.
@@ -159,21 +162,20 @@ class Catalog:
         self._check_writable("register")
         _check_names(name, text)
         version, live = self._live()
-        if not replace and any(dataset.name == name for dataset in live):
-            raise LakeError(
-                f"dataset {name!r} is registered already (datasets@{version}); pass replace=True to replace it"
-            )
+        _check_free(name, version, () if replace else live)
         listed_uris = (uris,) if isinstance(uris, str) else tuple(uris)
         data_format, files = find_files(listed_uris, format_name=format, exclude=exclude, lake=self.lake.uri)
-        check_options(data_format, options or {})
+        given = dict(options or {})
+        check_options(data_format, given)
+        content = data_format.content if text is None else text
         request = Registration(
             dataset=name,
             uris=tuple(map(_absolute, listed_uris)),
             format=data_format,
-            options=dict(options or {}),
+            options=given,
             exclude=tuple(exclude),
-            text=data_format.content if text is None else text,
-            declared=tuple(declare(properties or {})),
+            text=content,
+            declared=_declared(properties or {}, partial(propose, data_format, files, text=content, options=given)),
             files=tuple(files),
             on_error=checked_on_error(on_error),
         )
@@ -396,6 +398,21 @@ def _find(name: str, version: int, live: Sequence[Dataset]) -> Dataset:
             return dataset
     names = [dataset.name for dataset in live]
     raise LakeError(f"no dataset {name!r} in datasets@{version}; there are: {listed(names)}.{nearest(name, names)}")
+
+
+def _declared(
+    properties: Mapping[str, PropertySource] | str, propose_some: Callable[[], Proposals]
+) -> tuple[Declared, ...]:
+    if not isinstance(properties, str):
+        return tuple(declare(properties))
+    if properties != "infer":
+        raise ConfigError(f"properties={properties!r}: expected names and expressions, or 'infer'")
+    return tuple(declare(propose_some().properties))
+
+
+def _check_free(name: str, version: int, live: Sequence[Dataset]) -> None:
+    if any(dataset.name == name for dataset in live):
+        raise LakeError(f"dataset {name!r} is registered already (datasets@{version}); pass replace=True to replace it")
 
 
 def _absolute(uri: str) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from omegaconf import DictConfig
 from rich.console import Console
 
-from mixlake.catalog import Catalog
+from mixlake.catalog import Catalog, propose_properties
 from mixlake.conf.composed import open_catalog, plain, read_mixture, read_properties, read_source
 from mixlake.conf.display import ProgressDisplay, print_frame
 from mixlake.mixing import Run, explain, list_runs
@@ -32,13 +32,14 @@ def _demo(config: DictConfig, console: Console) -> None:
 
 def _register(config: DictConfig, console: Console) -> None:
     catalog = Catalog.open(config.lake, create=True)
+    properties = _proposed(config, console) if config.properties == "infer" else read_properties(config.properties)
     with ProgressDisplay(console, f"registering {config.name}") as progress:
         version = catalog.register(
             config.name,
             plain(config.uri),
             format=config.format,
             text=config.text,
-            properties=read_properties(config.properties),
+            properties=properties,
             exclude=plain(config.exclude),
             options=plain(config.options),
             replace=config.replace,
@@ -53,6 +54,18 @@ def _register(config: DictConfig, console: Console) -> None:
     num_skipped = catalog.sql(f"SELECT file_id FROM skipped WHERE dataset = '{dataset.name}'").count()
     if num_skipped:
         console.print(f"{num_skipped:,} records or files were left out: SELECT * FROM skipped tells which, and why")
+
+
+def _proposed(config: DictConfig, console: Console) -> dict[str, str]:
+    proposals = propose_properties(
+        plain(config.uri),
+        format=config.format,
+        text=config.text,
+        exclude=plain(config.exclude),
+        options=plain(config.options),
+    )
+    console.print(str(proposals), markup=False, soft_wrap=True)
+    return proposals.properties
 
 
 def _datasets(config: DictConfig, console: Console) -> None:

@@ -145,6 +145,13 @@ def test_a_dataset_is_refreshed_weeded_compared_collected_and_unregistered(tmp_p
     assert "pages" not in call("datasets", lake)
 
 
+def test_inferred_properties_are_printed_and_used(tmp_path: Path, call: Call) -> None:
+    lake = f"lake={tmp_path / 'lake'}"
+    text = call("register", lake, "name=de", "uri=de.jsonl", "properties=infer")
+    assert re.search(r"^\+ +language +meta\.language +string +1 +the same in every record$", text, re.M)
+    assert re.search(r"language +string +meta\.language +sql", call("properties", lake))
+
+
 def test_properties_are_added(tmp_path: Path, call: Call) -> None:
     lake = f"lake={tmp_path / 'lake'}"
     call("register", lake, "name=de", "uri=de.jsonl", "properties.language=meta.language")
