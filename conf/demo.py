@@ -20,6 +20,7 @@ from mixlake.conf.demo_sources import register_installed_text
 from mixlake.conf.display import ProgressDisplay, print_rows
 from mixlake.loaders import ByteTokenizer, Loader, make_loader, sum_by_component
 from mixlake.mixing import Run, explain, list_runs
+from mixlake.mixing.quotas import SCALE
 
 
 @dataclass(slots=True)
@@ -125,7 +126,7 @@ def _free_name(catalog: Catalog) -> str:
 
 
 def _print_results(console: Console, run: Run, training: Training, settings: DictConfig) -> None:
-    shares = torch.tensor(run.config.mixture.shares())
+    shares = torch.tensor(run.shares(1), dtype=torch.float64) / SCALE
     delivered_SK = torch.stack(training.delivered).cumsum(0)
     distance = (delivered_SK - delivered_SK.sum(1, keepdim=True) * shares).abs().max()
     window = max(1, len(training.delivered) // 10)
@@ -133,14 +134,14 @@ def _print_results(console: Console, run: Run, training: Training, settings: Dic
     total = delivered_SK[-1].sum()
     rows = [
         {
-            "component": component.name,
+            "component": name,
             "declared share": f"{shares[index]:.2%}",
             "delivered share": f"{delivered_SK[-1][index] / total:.2%}",
             "tokens": int(delivered_SK[-1][index]),
             "loss at start": f"{start[index]:.3f}",
             "loss at end": f"{end[index]:.3f}",
         }
-        for index, component in enumerate(run.config.mixture.components)
+        for index, name in enumerate(run.components)
     ]
     title = f"{len(training.delivered)} steps, {int(total):,} tokens (losses in nats, means of {window} steps)"
     print_rows(console, rows, list(rows[0]), title)

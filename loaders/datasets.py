@@ -81,7 +81,7 @@ class LaneDataset(IterableDataset[Item], Generic[Item]):
         self.run = run
         self.reading = reading
         self.identity = Identity(run=run.name, config_hash=run.config.config_hash, lanes=lanes, kind=kind)
-        self.components = run.config.mixture.names
+        self.components = run.components
         """Names that component ids index."""
         self.lanes = list(range(rank, lanes, world_size))
         self._lane_states: dict[int, dict[str, Any]] = {lane: {"num_items": 0} for lane in self.lanes}
@@ -150,7 +150,7 @@ class LaneDataset(IterableDataset[Item], Generic[Item]):
                 lane=lane,
                 num_lanes=run.config.lanes,
                 seed=run.config.seed,
-                shuffled=run.config.mixture.is_shuffled,
+                shuffled=run.program.is_shuffled,
             )
             state = self._lane_states[lane]
             opened[lane] = self.open_lane(chunks, state if state["num_items"] else None)
@@ -297,13 +297,12 @@ class TokenDataset(LaneDataset[PackedSequence]):
     def open_lane(self, chunks: LaneChunks, state: dict[str, Any] | None) -> Lane[PackedSequence]:
         """Return a lane of packed sequences."""
         self._tokenizer = self._tokenizer or load_tokenizer(self.tokenizer_spec)
-        mixture = self.run.config.mixture
         pieces: Pieces
-        if mixture.unit is Unit.SAMPLES:
+        if self.run.program.unit is Unit.SAMPLES:
             pieces = InOrder(chunks, self._tokenizer, state)
         else:
             pieces = ByShare(
-                chunks, self._tokenizer, self.run.shares, len(mixture.components), self.sequence_length, state
+                chunks, self._tokenizer, self.run.shares, len(self.components), self.sequence_length, state
             )
         return Packer(pieces, sequence_length=self.sequence_length, pad_id=self._tokenizer.pad_id)
 

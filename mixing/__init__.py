@@ -1,17 +1,22 @@
 """What to train on: mixtures, exact quotas, and runs whose chunks are drawn, recorded and read again."""
 
+from mixlake.mixing.curriculum import Curriculum, Stage
 from mixlake.mixing.explain import ComponentSummary, Explanation, explain
-from mixlake.mixing.mixture import Component, Mixture, OnExhausted, Unit
-from mixlake.mixing.run import Run, RunConfig, list_runs
+from mixlake.mixing.mixture import Component, Mixture, OnExhausted, Rules, Unit
+from mixlake.mixing.run import Run, list_runs
+from mixlake.mixing.run_config import RunConfig
 
 __all__ = [
     "Component",
     "ComponentSummary",
+    "Curriculum",
     "Explanation",
     "Mixture",
     "OnExhausted",
+    "Rules",
     "Run",
     "RunConfig",
+    "Stage",
     "Unit",
     "explain",
     "list_runs",

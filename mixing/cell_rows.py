@@ -66,6 +66,7 @@ class CellRows:
             step = max(self._window, 1)
             ends = np.append(totals[step - 1 : -1 : step], totals[-1])
             self._layouts[key] = _Layout(blocks=blocks[order], ends=ends)
+            self._layouts.pop((cell, pass_number - 2), None)
         return self._layouts[key]
 
     def _order(self, pass_number: int) -> PassOrder:

@@ -16,8 +16,9 @@ from datafusion import DataFrame
 from mixlake.catalog import Catalog, ConfigError, QueryError
 from mixlake.catalog.errors import listed, nearest
 from mixlake.catalog.records import IntArray
-from mixlake.catalog.sql import check_predicate, first_line
-from mixlake.mixing.mixture import Mixture, Unit
+from mixlake.catalog.sql import first_line
+from mixlake.mixing.mixture import Unit
+from mixlake.mixing.program import Leaf, Program
 
 _BITS_PER_WORD = 62
 
@@ -53,31 +54,36 @@ class CellPlan:
         """The number of cells."""
         return len(self.num_samples_C)
 
-    def components(self, mixture: Mixture) -> IntArray:
-        """Return the component of each cell: the first whose predicate it matches, or -1."""
-        columns = [self.predicates.index(component.where) for component in mixture.components]
-        matches = self.matches_CP[:, columns]
-        return np.where(matches.any(axis=1), matches.argmax(axis=1), -1).astype(np.int64)
+    def owners(self, leaves: Sequence[Leaf]) -> IntArray:
+        """Return which of some components each cell belongs to: the first that it matches, or -1."""
+        column = {predicate: index for index, predicate in enumerate(self.predicates)}
+        requires_PL, excludes_PL = (np.zeros((len(column), len(leaves)), np.float32) for _ in range(2))
+        for index, leaf in enumerate(leaves):
+            requires_PL[[column[predicate] for predicate in leaf.requires], index] = 1
+            excludes_PL[[column[predicate] for predicate in leaf.excludes], index] = 1
+        matches_CP = self.matches_CP.astype(np.float32)
+        is_all_CL = matches_CP @ requires_PL == requires_PL.sum(axis=0)
+        owned_CL = is_all_CL & (matches_CP @ excludes_PL == 0)
+        return np.where(owned_CL.any(axis=1), owned_CL.argmax(axis=1), -1).astype(np.int64)
+
+    def matching(self, leaf: Leaf) -> npt.NDArray[np.bool_]:
+        """Return which cells match all that a component requires, whether they belong to it or not."""
+        columns = [self.predicates.index(predicate) for predicate in leaf.requires]
+        return np.asarray(self.matches_CP[:, columns].all(axis=1))
 
 
-def index_frame(catalog: Catalog, mixture: Mixture, predicates: Sequence[str]) -> DataFrame:
+def index_frame(catalog: Catalog, program: Program) -> DataFrame:
     """Return the filtered samples with the columns that planning needs: address, answer words, units.
 
     Raises:
-        QueryError: the filter or a predicate is wrong.
         ConfigError: the property that holds the units is missing.
     """
     samples = catalog.samples()
-    where = f"samples@{catalog.version}"
-    unit = mixture.unit.property_name
-    if unit is not None:
-        _check_unit_property(samples.schema(), unit, where)
-    if mixture.filter is not None:
-        check_predicate(samples, mixture.filter, "mixture.filter", where)
-    for component in mixture.components:
-        check_predicate(samples, component.where, f"mixture.components.{component.name}.where", where)
-    if mixture.filter is not None:
-        samples = samples.filter(samples.parse_sql_expr(mixture.filter))
+    unit = program.unit_property
+    check_unit_property(samples.schema(), program.unit, unit, f"samples@{catalog.version}")
+    if program.filter is not None:
+        samples = samples.filter(samples.parse_sql_expr(program.filter))
+    predicates = program.predicates or ("true",)
     words = [
         samples.parse_sql_expr(_word(predicates[start : start + _BITS_PER_WORD])).alias(f"word_{number}")
         for number, start in enumerate(range(0, len(predicates), _BITS_PER_WORD))
@@ -87,21 +93,18 @@ def index_frame(catalog: Catalog, mixture: Mixture, predicates: Sequence[str]) -
     return samples.select(*columns, *words, samples.parse_sql_expr(units).alias("units"))
 
 
-def find_cells(catalog: Catalog, mixture: Mixture) -> CellPlan:
-    """Find the cells of a mixture and count them per block.
+def find_cells(catalog: Catalog, program: Program) -> CellPlan:
+    """Find the cells of a program and count them per block.
 
     Raises:
-        QueryError: the filter or a predicate is wrong.
-        ConfigError: a component has no sample, or samples lack the property that the unit counts.
+        QueryError: the filter or a predicate fails on a sample.
+        ConfigError: samples lack the property that the unit counts.
     """
-    predicates = tuple(dict.fromkeys(component.where for component in mixture.components))
-    frame = index_frame(catalog, mixture, predicates)
+    frame = index_frame(catalog, program)
     words = [name for name in frame.schema().names if name.startswith("word_")]
     counts = _count(frame, ["registration", "block", *words], f"samples@{catalog.version}")
-    _check_units(counts, mixture.unit, catalog.version)
-    plan = _plan(counts, words, predicates, _registrations(catalog))
-    _check_components(plan, mixture, catalog.version)
-    return plan
+    _check_units(counts, program, catalog.version)
+    return _plan(counts, words, program.predicates, _registrations(catalog))
 
 
 def _registrations(catalog: Catalog) -> tuple[str, ...]:
@@ -124,16 +127,27 @@ def _count(frame: DataFrame, groups: Sequence[str], where: str) -> pa.Table:
         raise QueryError(f"mixture: the filter or a predicate fails on {where}: {first_line(error)}") from error
 
 
-def _check_unit_property(columns: pa.Schema, unit: str, where: str) -> None:
-    if unit not in columns.names:
+def check_unit_property(columns: pa.Schema, unit: Unit, name: str | None, where: str) -> None:
+    """Refuse a unit whose property is missing or holds no whole numbers.
+
+    Args:
+        columns: of the samples.
+        unit: what the mixture counts.
+        name: the property that counts it; None where every sample counts one.
+        where: whose columns they are, for messages.
+    """
+    if name is None:
+        return
+    if name not in columns.names:
+        estimate = "; or give tokens_per_byte, to estimate it from num_bytes" if name == "num_tokens" else ""
         raise ConfigError(
-            f"mixture.unit is {unit.removeprefix('num_')}, so every sample needs a property {unit!r}; {where} has: "
-            f"{listed(columns.names)}.{nearest(unit, columns.names)}"
+            f"mixture.unit is {unit.value}, so every sample needs a property {name!r}; {where} has: "
+            f"{listed(columns.names)}.{nearest(name, columns.names)}{estimate}"
         )
-    if not pa.types.is_integer(columns.field(unit).type):
+    if not pa.types.is_integer(columns.field(name).type):
         raise ConfigError(
-            f"mixture.unit is {unit.removeprefix('num_')}, but property {unit!r} is {columns.field(unit).type} in "
-            f"{where}; it must be a whole number: cast it when the dataset is registered"
+            f"mixture.unit is {unit.value}, but property {name!r} is {columns.field(name).type} in {where}; it must be "
+            "a whole number: cast it when the dataset is registered"
         )
 
 
@@ -142,34 +156,15 @@ def _word(predicates: Sequence[str]) -> str:
     return " + ".join(f"CAST({bit} AS BIGINT)" for bit in bits)
 
 
-def _check_units(counts: pa.Table, unit: Unit, version: int) -> None:
+def _check_units(counts: pa.Table, program: Program, version: int) -> None:
     missing = sum(counts["num_samples"].to_pylist()) - sum(counts["num_counted"].to_pylist())
     least = min(counts["least_units"].to_pylist(), default=0)
     if missing or least < 0:
         wrong = f"is null for {missing} samples" if missing else f"is negative ({least})"
+        name = program.unit_property
         raise ConfigError(
-            f"mixture.unit is {unit.value}, but property {unit.property_name!r} {wrong} in samples@{version}; "
-            f"leave them out with mixture.filter: {unit.property_name} >= 0"
-        )
-
-
-def _check_components(plan: CellPlan, mixture: Mixture, version: int) -> None:
-    component_C = plan.components(mixture)
-    for index, component in enumerate(mixture.components):
-        mine_C = component_C == index
-        if component.weight and mine_C.any() and not plan.num_units_C[mine_C].any():
-            raise ConfigError(
-                f"mixture.components.{component.name} has weight {component.weight}, but its "
-                f"{plan.num_samples_C[mine_C].sum()} samples hold no {mixture.unit.value} ({component.where}) in "
-                f"samples@{version}"
-            )
-        if mine_C.any():
-            continue
-        matched = int(plan.num_samples_C[plan.matches_CP[:, plan.predicates.index(component.where)]].sum())
-        why = f"all {matched} samples that match belong to components before it" if matched else "no sample matches"
-        also = " after the filter" if mixture.filter else ""
-        raise ConfigError(
-            f"mixture.components.{component.name} is empty: {why}{also} ({component.where}) in samples@{version}"
+            f"mixture.unit is {program.unit.value}, but property {name!r} {wrong} in samples@{version}; "
+            f"leave them out with mixture.filter: {name} >= 0"
         )
 
 

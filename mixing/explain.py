@@ -13,8 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from mixlake.catalog import Catalog
-from mixlake.mixing.cells import CellPlan, find_cells
+from mixlake.mixing.cells import CellPlan
 from mixlake.mixing.mixture import Mixture, OnExhausted, Unit
+from mixlake.mixing.program import Program
+from mixlake.mixing.resolution import plan_cells, program_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,34 +111,36 @@ def explain(catalog: Catalog, mixture: Mixture) -> Explanation:
         QueryError: the filter or a predicate is wrong.
         ConfigError: a component is empty, or samples lack the property that the unit counts.
     """
-    return summarize(find_cells(catalog, mixture), mixture, catalog.version)
+    program = program_of(catalog, mixture)
+    return summarize(plan_cells(catalog, program), program, catalog.version)
 
 
-def summarize(plan: CellPlan, mixture: Mixture, catalog_version: int) -> Explanation:
+def summarize(plan: CellPlan, program: Program, catalog_version: int) -> Explanation:
     """Return the explanation of a plan that is there already."""
-    component_C = plan.components(mixture)
+    leaves = program.segments[0].leaves
+    component_C = plan.owners(leaves)
     all_units = int(plan.num_units_C[component_C >= 0].sum())
     summaries = []
-    for index, (component, share) in enumerate(zip(mixture.components, mixture.shares(), strict=True)):
+    for index, leaf in enumerate(leaves):
         mine = component_C == index
-        matching = plan.matches_CP[:, plan.predicates.index(component.where)]
+        matching = plan.matching(leaf)
         units = int(plan.num_units_C[mine].sum())
         summaries.append(
             ComponentSummary(
-                name=component.name,
-                share=share,
+                name=leaf.name,
+                share=leaf.share,
                 natural_share=units / all_units if all_units else 0.0,
                 num_samples=int(plan.num_samples_C[mine].sum()),
                 num_units=units,
-                lasts_for=units / share if share else float("inf"),
+                lasts_for=units / leaf.share if leaf.share else float("inf"),
                 num_overlaps=int(plan.num_samples_C[matching & ~mine].sum()),
                 num_cells=int(mine.sum()),
-                on_exhausted=component.on_exhausted,
+                on_exhausted=leaf.on_exhausted,
             )
         )
     return Explanation(
         catalog_version=catalog_version,
-        unit=mixture.unit,
+        unit=program.unit,
         components=tuple(summaries),
         num_unmatched=int(plan.num_samples_C[component_C < 0].sum()),
         num_cells=int(np.count_nonzero(component_C >= 0)),

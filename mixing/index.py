@@ -19,8 +19,8 @@ from datafusion import DataFrame
 from mixlake.catalog import Catalog
 from mixlake.catalog.records import IntArray
 from mixlake.mixing.cells import CellPlan, index_frame
-from mixlake.mixing.mixture import Mixture
 from mixlake.mixing.order import PassOrder
+from mixlake.mixing.program import Program
 from mixlake.mixing.sorting import lexicographic_order
 
 _MAX_RESIDENT_ROWS = 1 << 20
@@ -74,9 +74,9 @@ class _Piece:
 class IndexReader:
     """Returns the rows of a cell in some blocks, in storage order."""
 
-    def __init__(self, catalog: Catalog, mixture: Mixture, plan: CellPlan) -> None:
+    def __init__(self, catalog: Catalog, program: Program, plan: CellPlan) -> None:
         self._plan = plan
-        self._frame: DataFrame = index_frame(catalog, mixture, plan.predicates)
+        self._frame: DataFrame = index_frame(catalog, program)
         self._words = [name for name in self._frame.schema().names if name.startswith("word_")]
         self._is_resident_C = _small_cells(plan.num_samples_C)
         self._resident: _Piece | None = None

@@ -1,22 +1,40 @@
-"""What is declared: components, their predicates and weights, and the rules for mixing them."""
+"""What is declared: components, their predicates and weights, and the rules for mixing them.
+
+A mixture is a declaration and nothing more: what it means at a catalog version is found by `mixlake.mixing.resolution`,
+and where a run stands in it is kept by `mixlake.mixing.scheduler`.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 
 from mixlake.catalog import ConfigError
-from mixlake.catalog.errors import listed, nearest
+from mixlake.catalog.errors import listed
+from mixlake.mixing import declared
 
 _MAX_WEIGHT = 1e100
 _MIN_SHARE = 1e-14
 """Shares are whole numbers of 1/`quotas.SCALE`, 4e-15: a smaller one could not be told from zero."""
+_SETTINGS = ("kind", "filter", "unit", "on_exhausted", "max_passes", "order_by", "shuffle")
+_INFERENCE = ("temperature", "floor", "unimax")
+
+
+class Kind(StrEnum):
+    """Where the components come from."""
+
+    STATIC = "static"
+    """They are declared."""
+    INFERRED = "inferred"
+    """They are the values that some properties have."""
+    ARBITRARY = "arbitrary"
+    """There is one, of everything: no proportions."""
 
 
 class Unit(StrEnum):
@@ -39,18 +57,87 @@ class OnExhausted(StrEnum):
     """The run ends in front of the sample that is missing."""
     REDISTRIBUTE = "redistribute"
     """The other components share its weight, in proportion to theirs."""
+    REPEAT = "repeat"
+    """It begins anew, in another order; after its last pass, if there is one, the others share its weight."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OrderBy:
+    """From easy to hard: a component's samples by a property, in bands that hold equal numbers of samples.
+
+    Inside a band samples are shuffled by blocks as ever: a total order would decode a block for every sample.
+    """
+
+    property: str
+    descending: bool
+    bands: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the config that declares this."""
+        return {"property": self.property, "descending": self.descending, "bands": self.bands}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rules:
+    """What a component does with its samples; inner components take the rules of the one around them as defaults."""
+
+    on_exhausted: OnExhausted = OnExhausted.STOP
+    max_passes: int | None = None
+    """How often a repeated component goes through its samples; None is without end."""
+    order_by: OrderBy | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the config that declares these rules."""
+        return {
+            "on_exhausted": self.on_exhausted.value,
+            "max_passes": self.max_passes,
+            "order_by": None if self.order_by is None else self.order_by.to_dict(),
+        }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Component:
-    """A named part of a mixture."""
+    """A named part of a mixture, or of the component around it."""
 
     name: str
-    where: str
-    """SQL predicate over properties."""
+    where: str | None
+    """SQL predicate over properties; None is what the components beside it leave over."""
     weight: float
-    """Its share, relative to the other components' weights."""
-    on_exhausted: OnExhausted
+    """Its share of what is around it, relative to the weights of the components beside it."""
+    rules: Rules = Rules()
+    components: tuple[Component, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the config that declares this component, every default written out."""
+        where = {} if self.where is None else {"where": self.where}
+        inner = {"components": {c.name: c.to_dict() for c in self.components}} if self.components else {}
+        return {**where, "weight": self.weight, **self.rules.to_dict(), **inner}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UniMax:
+    """As even as possible, with no more than some passes over anything (Chung et al. 2023, arXiv 2304.09151)."""
+
+    budget: float
+    """Units of the whole run."""
+    max_passes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Inference:
+    """How components and weights are inferred: one component for each combination of values of some properties."""
+
+    by: tuple[str, ...]
+    temperature: float = 1.0
+    """A component of n units weighs n^(1/temperature): 1 is its natural share, more is more even."""
+    floor: float = 0.0
+    """No component has a smaller share."""
+    unimax: UniMax | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the config that declares this."""
+        unimax = self.unimax and {"budget": self.unimax.budget, "max_passes": self.unimax.max_passes}
+        return {"by": list(self.by), "temperature": self.temperature, "floor": self.floor, "unimax": unimax}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,46 +145,50 @@ class Mixture:
     """Components and the rules for mixing them. A sample belongs to the first component that it matches.
 
     >>> mixture = Mixture.from_dict({"components": {"german": {"where": "language = 'de'", "weight": 3},
-    ...                                             "english": {"where": "language = 'en'", "weight": 1}}})
-    >>> mixture.shares()
-    (0.75, 0.25)
+    ...                                             "rest": {"weight": 1, "on_exhausted": "repeat"}}})
+    >>> [(component.name, component.where) for component in mixture.components]
+    [('german', "language = 'de'"), ('rest', None)]
     """
 
-    components: tuple[Component, ...]
-    filter: str | None
+    kind: Kind = Kind.STATIC
+    components: tuple[Component, ...] = ()
+    inference: Inference | None = None
+    filter: str | None = None
     """SQL predicate that every sample must match."""
-    unit: Unit
-    window: int
+    unit: Unit = Unit.SAMPLES
+    window: int = 4
     """Blocks whose rows are shuffled together; 0 keeps storage order."""
+    rules: Rules = Rules()
 
     @classmethod
-    def from_dict(cls, config: Mapping[str, Any]) -> Mixture:
+    def from_dict(cls, config: Mapping[str, Any], path: str = "mixture") -> Mixture:
         """Return the mixture that a config declares (README: "Mixtures").
+
+        Args:
+            config: the config.
+            path: where it stands, for messages.
 
         Raises:
             ConfigError: naming the path of a key that is unknown or missing, or of a value that is not allowed.
         """
-        if not isinstance(config, Mapping):
-            raise ConfigError(f"mixture: expected a mapping with 'components', got {config!r}")
-        _check_keys(
-            config, "mixture", required=["components"], optional=["kind", "filter", "unit", "on_exhausted", "shuffle"]
-        )
-        if config.get("kind", "static") != "static":
-            raise ConfigError(f"mixture.kind is {config['kind']!r}; allowed: static")
-        default = _choice(OnExhausted, config.get("on_exhausted", "stop"), "mixture.on_exhausted")
-        declared = config["components"]
-        if not isinstance(declared, Mapping) or not declared:
-            raise ConfigError(f"mixture.components: expected at least one named component, got {declared!r}")
-        components = tuple(_component(name, value, default) for name, value in declared.items())
-        _check_weights(components)
+        declared.mapping(config, path, "a mapping with 'components'")
+        kind = declared.choice(Kind, config.get("kind", "static"), f"{path}.kind")
+        needed = {Kind.STATIC: ["components"], Kind.INFERRED: ["by"], Kind.ARBITRARY: []}[kind]
+        optional = [*_SETTINGS, *(_INFERENCE if kind is Kind.INFERRED else ())]
+        declared.check_keys(config, path, required=needed, optional=optional)
+        inference = _inference(config, path) if kind is Kind.INFERRED else None
+        rules = _rules(config, path, _default_rules(inference))
         condition = config.get("filter")
         if condition is not None and not isinstance(condition, str):
-            raise ConfigError(f"mixture.filter: expected an SQL predicate, got {condition!r}")
+            raise ConfigError(f"{path}.filter: expected an SQL predicate, got {condition!r}")
         return cls(
-            components=components,
+            kind=kind,
+            components=_static(config["components"], path, rules) if kind is Kind.STATIC else (),
+            inference=inference,
             filter=condition,
-            unit=_choice(Unit, config.get("unit", "samples"), "mixture.unit"),
-            window=_window(config.get("shuffle", {})),
+            unit=declared.choice(Unit, config.get("unit", "samples"), f"{path}.unit"),
+            window=_window(config.get("shuffle", {}), f"{path}.shuffle"),
+            rules=rules,
         )
 
     @classmethod
@@ -111,105 +202,157 @@ class Mixture:
             config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except (OSError, yaml.YAMLError) as error:
             raise ConfigError(f"mixture file {str(path)!r} cannot be read: {error}") from error
-        if not isinstance(config, Mapping):
-            raise ConfigError(f"mixture file {str(path)!r}: expected a mapping with 'components', got {config!r}")
-        return cls.from_dict(config)
+        return cls.from_dict(declared.mapping(config, f"mixture file {str(path)!r}", "a mapping with 'components'"))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the config that declares this mixture, every default written out."""
-        components = {
-            c.name: {"where": c.where, "weight": c.weight, "on_exhausted": c.on_exhausted.value}
-            for c in self.components
-        }
+        components = {"components": {c.name: c.to_dict() for c in self.components}} if self.components else {}
         return {
-            "kind": "static",
+            "kind": self.kind.value,
             "filter": self.filter,
             "unit": self.unit.value,
             "shuffle": {"window": self.window} if self.window else "none",
-            "components": components,
+            **self.rules.to_dict(),
+            **({} if self.inference is None else self.inference.to_dict()),
+            **components,
         }
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The components' names, in order; component ids index them."""
-        return tuple(component.name for component in self.components)
 
-    @property
-    def is_shuffled(self) -> bool:
-        """Whether samples are drawn and delivered in a seeded order rather than in storage order."""
-        return self.window > 0
+def leaves(components: Sequence[Component]) -> Iterator[tuple[tuple[Component, ...], float]]:
+    """Return the innermost components, each with those around it, outermost first, and its share of all.
 
-    def shares(self) -> tuple[float, ...]:
-        """Return the weights divided by their sum, one per component."""
-        total = math.fsum(component.weight for component in self.components)
-        return tuple(component.weight / total for component in self.components)
+    >>> inner = Component(name="b", where=None, weight=1.0)
+    >>> outer = [Component(name="a", where="x", weight=3.0, components=(inner,)), inner]
+    >>> [(".".join(c.name for c in chain), share) for chain, share in leaves(outer)]
+    [('a.b', 0.75), ('b', 0.25)]
+    """
+    total = math.fsum(component.weight for component in components)
+    for component in components:
+        share = component.weight / total if total else 0.0
+        if not component.components:
+            yield (component,), share
+        for chain, inner in leaves(component.components):
+            yield (component, *chain), share * inner
 
 
-def _component(name: Any, config: Any, default: OnExhausted) -> Component:
-    if not isinstance(name, str) or not name.strip():
-        raise ConfigError(f"mixture.components: {name!r} is not a name; in YAML, put quotes around names such as 'no'")
-    path = f"mixture.components.{name}"
-    if not isinstance(config, Mapping):
-        raise ConfigError(f"{path}: expected where and weight, got {config!r}")
-    _check_keys(config, path, required=["where", "weight"], optional=["on_exhausted"])
-    weight = config["weight"]
-    if isinstance(weight, bool) or not isinstance(weight, (int, float)):
-        hint = " (YAML reads 1e-6 as text; write 1.0e-6)" if isinstance(weight, str) and "e" in weight else ""
-        raise ConfigError(f"{path}.weight is {weight!r}; expected a number{hint}")
-    if not 0 <= weight <= _MAX_WEIGHT:
-        raise ConfigError(f"{path}.weight is {weight}; expected a number from 0 to {_MAX_WEIGHT}")
-    if not isinstance(config["where"], str) or not config["where"].strip():
-        raise ConfigError(f"{path}.where: expected an SQL predicate, got {config['where']!r}")
-    policy = config.get("on_exhausted")
+def _static(config: Any, path: str, rules: Rules) -> tuple[Component, ...]:
+    components = _components(config, f"{path}.components", rules)
+    seen: dict[str, str] = {}
+    for chain, share in leaves(components):
+        name = ".".join(component.name for component in chain)
+        where = f"{path}.{'.'.join(f'components.{component.name}' for component in chain)}"
+        if name in seen:
+            raise ConfigError(f"{where} is called {name!r}, as is {seen[name]}; give one of them another name")
+        if 0 < share < _MIN_SHARE:
+            raise ConfigError(
+                f"{where}.weight is {chain[-1].weight}, a share of {share:.0e}; shares below {_MIN_SHARE} would never "
+                "be drawn: use 0 to leave it out"
+            )
+        seen[name] = where
+    return components
+
+
+def _components(config: Any, path: str, rules: Rules) -> tuple[Component, ...]:
+    if not isinstance(config, Mapping) or not config:
+        raise ConfigError(f"{path}: expected at least one named component, got {config!r}")
+    components = tuple(_component(name, value, path, rules) for name, value in config.items())
+    if not any(component.weight for component in components):
+        raise ConfigError(f"{path}: all weights are zero ({listed(c.name for c in components)})")
+    rests = [component.name for component in components if component.where is None]
+    if len(rests) > 1:
+        raise ConfigError(f"{path}: {listed(rests)} lack 'where'; only one component can take what the others leave")
+    return components
+
+
+def _component(name: Any, config: Any, parent: str, defaults: Rules) -> Component:
+    path = f"{parent}.{declared.name(name, parent)}"
+    declared.mapping(config, path, "where and weight")
+    declared.check_keys(
+        config,
+        path,
+        required=["weight"],
+        optional=["where", "on_exhausted", "max_passes", "order_by", "components"],
+    )
+    inner = config.get("components")
+    rules = _rules(config, path, defaults)
     return Component(
         name=name,
-        where=config["where"],
-        weight=float(weight),
-        on_exhausted=default if policy is None else _choice(OnExhausted, policy, f"{path}.on_exhausted"),
+        where=declared.predicate(config["where"], f"{path}.where") if config.get("where") is not None else None,
+        weight=declared.number(config["weight"], f"{path}.weight", most=_MAX_WEIGHT),
+        rules=rules,
+        components=() if inner is None else _components(inner, f"{path}.components", rules),
     )
 
 
-def _check_weights(components: Sequence[Component]) -> None:
-    total = math.fsum(component.weight for component in components)
-    if not total:
-        raise ConfigError(f"mixture.components: all weights are zero ({listed(c.name for c in components)})")
-    for component in components:
-        if 0 < component.weight / total < _MIN_SHARE:
+def _rules(config: Mapping[str, Any], path: str, defaults: Rules) -> Rules:
+    policy = config.get("on_exhausted")
+    on_exhausted = (
+        defaults.on_exhausted if policy is None else declared.choice(OnExhausted, policy, f"{path}.on_exhausted")
+    )
+    is_repeated = on_exhausted is OnExhausted.REPEAT
+    passes = config.get("max_passes", defaults.max_passes if is_repeated else None)
+    if passes is not None:
+        passes = declared.whole(passes, f"{path}.max_passes", "passes")
+        if not is_repeated:
             raise ConfigError(
-                f"mixture.components.{component.name}.weight is {component.weight}, a share of "
-                f"{component.weight / total:.0e}; shares below {_MIN_SHARE} would never be drawn: use 0 to leave it out"
+                f"{path}.max_passes is {passes}, but its on_exhausted is {on_exhausted.value}; only repeat has passes"
             )
+    order = config.get("order_by", defaults.order_by)
+    return Rules(on_exhausted=on_exhausted, max_passes=passes, order_by=_order_by(order, f"{path}.order_by"))
 
 
-def _window(shuffle: Any) -> int:
+def _order_by(config: Any, path: str) -> OrderBy | None:
+    if config is None or isinstance(config, OrderBy):
+        return config
+    if isinstance(config, str):
+        config = {"property": config}
+    declared.mapping(config, path, "a property, or property, descending and bands")
+    declared.check_keys(config, path, required=["property"], optional=["descending", "bands"])
+    descending = config.get("descending", False)
+    if not isinstance(descending, bool):
+        raise ConfigError(f"{path}.descending is {descending!r}; expected true or false")
+    return OrderBy(
+        property=declared.name(config["property"], f"{path}.property"),
+        descending=descending,
+        bands=declared.whole(config.get("bands", 32), f"{path}.bands", "bands"),
+    )
+
+
+def _default_rules(inference: Inference | None) -> Rules:
+    if inference is None or inference.unimax is None:
+        return Rules()
+    return Rules(on_exhausted=OnExhausted.REPEAT, max_passes=inference.unimax.max_passes)
+
+
+def _inference(config: Mapping[str, Any], path: str) -> Inference:
+    by = config["by"]
+    by = [by] if isinstance(by, str) else by
+    if not isinstance(by, Sequence) or not by or not all(isinstance(name, str) and name.strip() for name in by):
+        raise ConfigError(f"{path}.by: expected one property or several, got {by!r}")
+    unimax = config.get("unimax")
+    if unimax is not None:
+        given = [key for key in ("temperature", "floor") if config.get(key) not in (None, 1.0, 0.0)]
+        if given:
+            raise ConfigError(f"{path}.{given[0]} and {path}.unimax both decide the weights; leave one of them out")
+        where = f"{path}.unimax"
+        declared.mapping(unimax, where, "budget and max_passes")
+        declared.check_keys(unimax, where, required=["budget", "max_passes"], optional=[])
+        unimax = UniMax(
+            budget=declared.number(unimax["budget"], f"{where}.budget", least=1),
+            max_passes=declared.whole(unimax["max_passes"], f"{where}.max_passes", "passes"),
+        )
+    return Inference(
+        by=tuple(by),
+        temperature=declared.number(config.get("temperature", 1.0), f"{path}.temperature", least=1e-3, most=1e9),
+        floor=declared.number(config.get("floor", 0.0), f"{path}.floor", most=1.0),
+        unimax=unimax,
+    )
+
+
+def _window(shuffle: Any, path: str) -> int:
     if shuffle == "none":
         return 0
     if not isinstance(shuffle, Mapping):
-        raise ConfigError(f"mixture.shuffle is {shuffle!r}; expected none, or window: a number of blocks")
-    _check_keys(shuffle, "mixture.shuffle", required=[], optional=["window"])
-    window = shuffle.get("window", 4)
-    if isinstance(window, bool) or not isinstance(window, int) or window < 1:
-        raise ConfigError(f"mixture.shuffle.window is {window!r}; expected a number of blocks, 1 or more")
-    return window
-
-
-def _check_keys(config: Mapping[str, Any], path: str, *, required: Iterable[str], optional: Iterable[str]) -> None:
-    allowed = [*required, *optional]
-    for key in config:
-        if key not in allowed:
-            raise ConfigError(f"{path} has no key {key!r}; allowed: {listed(allowed)}.{nearest(str(key), allowed)}")
-    for key in required:
-        if key not in config:
-            raise ConfigError(f"{path} lacks {key!r}; it has: {listed(map(str, config))}")
-
-
-_Choice = TypeVar("_Choice", bound=StrEnum)
-
-
-def _choice(kind: type[_Choice], value: Any, path: str) -> _Choice:
-    try:
-        return kind(value)
-    except ValueError:
-        allowed = [member.value for member in kind]
-        hint = nearest(str(value), allowed)
-        raise ConfigError(f"{path} is {value!r}; allowed: {listed(allowed)}.{hint}") from None
+        raise ConfigError(f"{path} is {shuffle!r}; expected none, or window: a number of blocks")
+    declared.check_keys(shuffle, path, optional=["window"])
+    return declared.whole(shuffle.get("window", 4), f"{path}.window", "blocks")

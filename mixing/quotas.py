@@ -109,10 +109,18 @@ def without(component: int, shares: Sequence[int], credits: Sequence[int]) -> tu
     rest = [0 if index == component else share for index, share in enumerate(shares)]
     if not any(rest):
         raise ValueError("no component is left to share the weight")
-    new_shares = _apportion(SCALE, rest)
-    moved = _apportion(credits[component], rest)
-    kept = [0 if index == component else credit for index, credit in enumerate(credits)]
-    return tuple(new_shares), tuple(credit + gift for credit, gift in zip(kept, moved, strict=True))
+    return tuple(_apportion(SCALE, rest)), carried(credits, rest)
+
+
+def carried(credits: Sequence[int], shares: Sequence[int]) -> tuple[int, ...]:
+    """Return credits under new shares: what components without a share are owed, or owe, goes to those that have one.
+
+    >>> carried([6, -6, 0], [1, 0, 2])
+    (4, 0, -4)
+    """
+    left = sum(credit for credit, share in zip(credits, shares, strict=True) if not share)
+    gifts = _apportion(left, shares)
+    return tuple(credit + gift if share else 0 for credit, gift, share in zip(credits, gifts, shares, strict=True))
 
 
 def _apportion(amount: int, proportions: Sequence[int]) -> list[int]:

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import re
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
@@ -26,61 +21,16 @@ from mixlake.catalog.sql import check_predicate
 from mixlake.mixing.cell_rows import CellRows
 from mixlake.mixing.cells import CellPlan, find_cells
 from mixlake.mixing.chunks import Chunk, ChunkLog, delivery
+from mixlake.mixing.curriculum import Curriculum
+from mixlake.mixing.cursor import Cursor
 from mixlake.mixing.index import IndexReader
 from mixlake.mixing.mixture import Mixture
-from mixlake.mixing.quotas import SCALE, integer_shares
-from mixlake.mixing.scheduler import Cursor, Reweighting, Scheduler
+from mixlake.mixing.resolution import plan_cells
+from mixlake.mixing.run_config import RunConfig
+from mixlake.mixing.scheduler import Scheduler
+from mixlake.mixing.weights import WeightsLog
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _SAMPLES_PER_COMMIT = 1 << 18
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RunConfig:
-    """What decides every chunk of a run: a row of `runs`."""
-
-    name: str
-    catalog_version: int
-    mixture: Mixture
-    seed: int
-    chunk_size: int
-    """Samples per chunk."""
-    lanes: int
-    """Deterministic sub-streams: chunk c belongs to lane c modulo ``lanes``."""
-
-    @property
-    def config_hash(self) -> str:
-        """The same for runs, whatever their names, that draw the same chunks."""
-        decisive = [self.catalog_version, self._mixture_text(), self.seed, self.chunk_size, self.lanes]
-        return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:16]
-
-    def to_row(self) -> dict[str, Any]:
-        """Return the row of `runs`."""
-        return {
-            "run": self.name,
-            "catalog_version": self.catalog_version,
-            "mixture": self._mixture_text(),
-            "seed": self.seed,
-            "chunk_size": self.chunk_size,
-            "lanes": self.lanes,
-            "config_hash": self.config_hash,
-            "created_at": datetime.now(UTC),
-        }
-
-    def _mixture_text(self) -> str:
-        return json.dumps(self.mixture.to_dict())
-
-    @classmethod
-    def from_row(cls, row: dict[str, Any]) -> RunConfig:
-        """Return the config of a row of `runs`."""
-        return cls(
-            name=row["run"],
-            catalog_version=row["catalog_version"],
-            mixture=Mixture.from_dict(json.loads(row["mixture"])),
-            seed=row["seed"],
-            chunk_size=row["chunk_size"],
-            lanes=row["lanes"],
-        )
 
 
 class Run:
@@ -89,10 +39,11 @@ class Run:
     def __init__(self, catalog: Catalog, config: RunConfig, plan: CellPlan | None = None) -> None:
         self.config = config
         self.catalog = catalog.at(version=config.catalog_version)
-        self.chunks = ChunkLog(self.catalog.lake, config.name, config.mixture.names)
+        self.program = config.program()
+        self.chunks = ChunkLog(self.catalog.lake, config.name, self.program.components)
+        self.weights_log = WeightsLog(self.catalog.lake, config.name, self.program.components)
         self._known_plan = plan
         self._cursor: Cursor | None = None
-        self._shares: dict[int, list[int]] = {}
         self._lock = threading.Lock()
         self.process_id = os.getpid()
         """The process that opened the lake's handles, which do not survive a fork."""
@@ -107,37 +58,62 @@ class Run:
         cls,
         catalog: Catalog,
         name: str,
-        mixture: Mixture,
+        mixture: Mixture | Mapping[str, Any],
         *,
+        curriculum: Curriculum | Mapping[str, Any] | None = None,
         seed: int = 0,
         chunk_size: int = 1024,
         lanes: int = 8,
+        length: Mapping[str, Any] | None = None,
+        step: Mapping[str, Any] | None = None,
+        tokens_per_byte: float | Mapping[str, float] | None = None,
+        composed: Mapping[str, Any] | None = None,
     ) -> Run:
         """Declare a run at the catalog's version; its weights become version 1. Nothing is written if it is refused.
 
+        Args:
+            catalog: at the version that the run is pinned to.
+            name: the run's name.
+            mixture: what it draws.
+            curriculum: stages over its time; None for one mixture throughout.
+            seed: of every order.
+            chunk_size: samples per chunk.
+            lanes: deterministic sub-streams, which ranks and workers share out.
+            length: ``{steps: …}``, chunks, samples, bytes or tokens; None is until its samples run out.
+            step: what one training step takes on all ranks, as ``{tokens: …}``, bytes or samples; needed where
+                anything counts steps.
+            tokens_per_byte: estimates tokens from ``num_bytes``, for all components or by name.
+            composed: the config that all this was composed from; it is stored with the run.
+
         Raises:
-            ConfigError: a number is out of range, or a component of the mixture is empty.
-            QueryError: a predicate of the mixture is wrong.
+            ConfigError: a number is out of range, a component is empty, or the stages' ends cannot be known.
+            QueryError: a predicate is wrong.
             LakeError: there is a run of that name.
         """
-        if not _NAME.fullmatch(name):
-            raise ConfigError(f"run name {name!r}: expected letters, digits, '_', '-' and '.'")
-        limits = (("seed", seed, 0, 2**63), ("chunk_size", chunk_size, 1, 2**31), ("lanes", lanes, 1, 2**31))
-        for label, value, least, limit in limits:
-            if isinstance(value, bool) or not isinstance(value, int) or not least <= value < limit:
-                raise ConfigError(f"{label} is {value!r}; expected a whole number, {least} to {limit - 1}")
+        pinned = catalog.at(version=catalog.version)
         if name in _run_names(catalog):
             raise LakeError(f"run {name!r} exists already in {catalog.lake.uri}; choose another name, or load it")
-        pinned = catalog.at(version=catalog.version)
-        plan = find_cells(pinned, mixture)
-        config = RunConfig(
-            name=name, catalog_version=pinned.version, mixture=mixture, seed=seed, chunk_size=chunk_size, lanes=lanes
+        config = RunConfig.declare(
+            pinned,
+            name,
+            mixture,
+            curriculum=curriculum,
+            seed=seed,
+            chunk_size=chunk_size,
+            lanes=lanes,
+            length=length,
+            step=step,
+            tokens_per_byte=tokens_per_byte,
+            composed=composed,
         )
+        program = config.program()
+        plan = plan_cells(pinned, program)
         row = pa.Table.from_pylist([config.to_row()], schema=schema.TABLES[schema.RUNS].columns)
         fence = Fence(application=f"run:{name}", seen=-1, number=0)
         catalog.lake.append(schema.RUNS, row, action=f"start {name}", fence=fence)
-        _declare_weights(catalog, config)
-        return cls(catalog, config, plan)
+        run = cls(catalog, config, plan)
+        run.weights_log.declare(program.segments[0].shares)
+        return run
 
     @classmethod
     def load(cls, catalog: Catalog, name: str) -> Run:
@@ -150,20 +126,25 @@ class Run:
         if not rows:
             names = _run_names(catalog)
             raise LakeError(f"no run {name!r} in {catalog.lake.uri}; there are: {listed(names)}.{nearest(name, names)}")
-        config = RunConfig.from_row(rows[0])
-        if not _read(catalog, schema.WEIGHTS, name):  # whoever started the run died before this
-            _declare_weights(catalog, config)
-        return cls(catalog, config)
+        run = cls(catalog, RunConfig.from_row(rows[0]))
+        if not run.weights_log.is_declared():  # whoever started the run died before this
+            run.weights_log.declare(run.program.segments[0].shares)
+        return run
 
     @property
     def name(self) -> str:
         """The run's name."""
         return self.config.name
 
+    @property
+    def components(self) -> tuple[str, ...]:
+        """The names that component ids index."""
+        return self.program.components
+
     @cached_property
     def plan(self) -> CellPlan:
         """The cells that the run draws from."""
-        return self._known_plan or find_cells(self.catalog, self.config.mixture)
+        return self._known_plan or find_cells(self.catalog, self.program)
 
     def schedule(self, num_chunks: int, *, progress: Progress | None = None) -> int:
         """Draw and commit up to ``num_chunks`` more chunks; return how many there were left to draw.
@@ -182,7 +163,7 @@ class Run:
             while done < num_chunks and not cursor.is_ended:
                 num = min(num_chunks - done, max(1, _SAMPLES_PER_COMMIT // self.config.chunk_size))
                 drawn = self._scheduler.draw(cursor, num)
-                self._record_weights(drawn.changes)
+                self.weights_log.record(drawn.changes)
                 self.chunks.append(drawn.chunks, drawn.cursor.to_dict(), previous=cursor.next_chunk - 1)
                 cursor = drawn.cursor
                 done += len(drawn.chunks)
@@ -241,61 +222,31 @@ class Run:
         )
 
     def shares(self, weights_version: int) -> list[int]:
-        """Return a weights version as integer shares out of `quotas.SCALE`, one per component of the mixture.
+        """Return a weights version as integer shares out of `quotas.SCALE`, one per component of the run.
 
         Raises:
             LakeError: there is no such version.
         """
-        if weights_version not in self._shares:
-            for row in _read(self.catalog, schema.WEIGHTS, self.name):
-                weight = {entry["component"]: entry["weight"] for entry in row["weights"]}
-                weights = [weight.get(name, 0.0) for name in self.config.mixture.names]
-                self._shares[row["version"]] = integer_shares(weights)
-        if weights_version not in self._shares:
-            raise LakeError(f"run {self.name!r} has no weights version {weights_version} in {self.catalog.lake.uri}")
-        return self._shares[weights_version]
-
-    def _record_weights(self, changes: Sequence[Reweighting]) -> None:
-        """Write the weights versions that components which ran out have made; written before their chunks are.
-
-        A scheduler that died between the two finds them there, and they are the ones that it would write.
-
-        Raises:
-            ScheduleError: another scheduler is writing them now.
-        """
-        if not changes:
-            return
-        known = max(row["version"] for row in _read(self.catalog, schema.WEIGHTS, self.name))
-        rows = [_exhausted_weights(self.config, change) for change in changes if change.version > known]
-        if not rows:
-            return
-        table = pa.Table.from_pylist(rows, schema=schema.TABLES[schema.WEIGHTS].columns)
-        fence = Fence(application=f"run:{self.name}", seen=known - 1, number=rows[-1]["version"] - 1)
-        try:
-            self.catalog.lake.append(schema.WEIGHTS, table, action=f"redistribute {self.name}", fence=fence)
-        except LakeError as error:
-            raise ScheduleError(
-                f"run {self.name!r}: another scheduler wrote weights after version {known}; only one may schedule a run"
-            ) from error
+        return self.weights_log.shares(weights_version)
 
     @cached_property
     def _scheduler(self) -> Scheduler:
         config = self.config
-        reader = IndexReader(self.catalog, config.mixture, self.plan)
-        cell_rows = CellRows(self.plan, reader, seed=config.seed, window=config.mixture.window)
-        return Scheduler(config.mixture, self.plan, cell_rows, chunk_size=config.chunk_size)
+        reader = IndexReader(self.catalog, self.program, self.plan)
+        cell_rows = CellRows(self.plan, reader, seed=config.seed, window=self.program.window)
+        return Scheduler(self.program, self.plan, cell_rows, chunk_size=config.chunk_size)
 
     def _stored_cursor(self) -> Cursor:
         _, state, _, _ = self.chunks.last()
-        return Cursor.start(self.config.mixture, self.plan) if state is None else Cursor.from_dict(state)
+        return Cursor.start(self.program, self.plan) if state is None else Cursor.from_dict(state)
 
     def _addresses(self, chunk: Chunk) -> pa.Table:
-        order = delivery(chunk, seed=self.config.seed, shuffled=self.config.mixture.is_shuffled)
+        order = delivery(chunk, seed=self.config.seed, shuffled=self.program.is_shuffled)
         intervals = chunk.intervals
         return pa.table(
             {
                 "position": pa.array(np.arange(chunk.num_samples)),
-                "component": pa.array(self.config.mixture.names).take(pa.array(order.component)),
+                "component": pa.array(self.components).take(pa.array(order.component)),
                 "registration": pa.array(chunk.registrations).take(pa.array(intervals.registration[order.interval])),
                 "file_id": pa.array(intervals.file_id[order.interval], pa.int32()),
                 "row": pa.array(order.row),
@@ -323,31 +274,3 @@ def _run_names(catalog: Catalog) -> list[str]:
 def _read(catalog: Catalog, table: str, run: str) -> list[dict[str, Any]]:
     rows = arrow_dataset(catalog.lake.table(table)).to_table(filter=pads.field("run") == run)
     return list(rows.to_pylist())
-
-
-def _declare_weights(catalog: Catalog, config: RunConfig) -> None:
-    """Write the declared weights as version 1."""
-    row = _weights_row(config, config.mixture.shares(), version=1, chunk=0, cause="declared")
-    table = pa.Table.from_pylist([row], schema=schema.TABLES[schema.WEIGHTS].columns)
-    fence = Fence(application=f"run:{config.name}", seen=-1, number=0)
-    catalog.lake.append(schema.WEIGHTS, table, action=f"declare {config.name}", fence=fence)
-
-
-def _exhausted_weights(config: RunConfig, change: Reweighting) -> dict[str, Any]:
-    weights = [share / SCALE for share in change.shares]
-    return _weights_row(config, weights, version=change.version, chunk=change.chunk, cause="exhausted")
-
-
-def _weights_row(
-    config: RunConfig, weights: Sequence[float], *, version: int, chunk: int, cause: str
-) -> dict[str, Any]:
-    named = zip(config.mixture.components, weights, strict=True)
-    return {
-        "run": config.name,
-        "version": version,
-        "step": 0 if version == 1 else None,
-        "chunk": chunk,
-        "weights": [{"component": component.name, "weight": weight} for component, weight in named],
-        "cause": cause,
-        "created_at": datetime.now(UTC),
-    }

@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 
 from mixlake.catalog import Catalog
-from mixlake.mixing import Mixture
+from mixlake.mixing import Mixture, Run
+from mixlake.mixing.chunks import delivery
 
 PROPERTIES = {
     "language": "language",
@@ -144,3 +145,26 @@ def make_mixture() -> Callable[..., Mixture]:
         return Mixture.from_dict({"components": declared, **settings})
 
     return make
+
+
+@pytest.fixture(scope="session")
+def draws(frame: pd.DataFrame) -> Callable[[Run], pd.DataFrame]:
+    """Return a function that gives every sample a run over the shared lake has drawn, in order of delivery."""
+
+    def read(run: Run) -> pd.DataFrame:
+        parts = []
+        for chunk in run.chunks.read(0, 1 << 40):
+            order = delivery(chunk, seed=run.config.seed, shuffled=run.program.is_shuffled)
+            i = chunk.intervals
+            columns = {
+                "component": [run.components[index] for index in order.component.tolist()],
+                "registration": [chunk.registrations[index] for index in i.registration[order.interval].tolist()],
+                "file_id": i.file_id[order.interval],
+                "row": order.row,
+                "number": i.pass_number[order.interval],
+            }
+            more = {"chunk": chunk.number, "stage": chunk.stage, "version": chunk.weights_version}
+            parts.append(pd.DataFrame(columns).assign(**more))
+        return pd.concat(parts, ignore_index=True).merge(frame, on=["registration", "file_id", "row"], how="left")
+
+    return read

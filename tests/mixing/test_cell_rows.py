@@ -13,13 +13,18 @@ from hypothesis import strategies as st
 from mixlake.catalog import Catalog
 from mixlake.mixing import Mixture, index, order
 from mixlake.mixing.cell_rows import CellRows, spread
-from mixlake.mixing.cells import CellPlan, find_cells
+from mixlake.mixing.cells import CellPlan
 from mixlake.mixing.index import IndexReader, Rows
+from mixlake.mixing.resolution import plan_cells, program_of
 
 MakeMixture = Callable[..., Mixture]
 Address = tuple[int, int, int]
 
 windows = st.sampled_from([0, 1, 2, 4, 1000])
+
+
+def planned(catalog: Catalog, mixture: Mixture) -> CellPlan:
+    return plan_cells(catalog, program_of(catalog, mixture))
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +34,7 @@ def mixture(make_mixture: MakeMixture) -> Mixture:
 
 @pytest.fixture(scope="module")
 def plan(catalog: Catalog, mixture: Mixture) -> CellPlan:
-    return find_cells(catalog, mixture)
+    return planned(catalog, mixture)
 
 
 @contextmanager
@@ -50,7 +55,7 @@ def addresses(rows: Rows) -> list[Address]:
 def sequence(
     catalog: Catalog, mixture: Mixture, plan: CellPlan, cell: int, *, seed: int = 0, window: int = 4, number: int = 0
 ) -> list[Address]:
-    rows = CellRows(plan, IndexReader(catalog, mixture, plan), seed=seed, window=window)
+    rows = CellRows(plan, IndexReader(catalog, program_of(catalog, mixture), plan), seed=seed, window=window)
     return addresses(rows.slice(cell, number, 0, int(plan.num_samples_C[cell])))
 
 
@@ -62,7 +67,7 @@ def test_a_pass_may_be_cut_anywhere_and_asked_for_in_any_order(
     cell = data.draw(st.integers(0, plan.num_cells - 1))
     num = int(plan.num_samples_C[cell])
     whole = sequence(catalog, mixture, plan, cell, seed=seed, window=window, number=number)
-    rows = CellRows(plan, IndexReader(catalog, mixture, plan), seed=seed, window=window)
+    rows = CellRows(plan, IndexReader(catalog, program_of(catalog, mixture), plan), seed=seed, window=window)
     cuts = sorted(data.draw(st.sets(st.integers(1, num - 1), max_size=8)) | {0, num})
     for start, stop in data.draw(st.permutations(list(pairwise(cuts)))):
         assert addresses(rows.slice(cell, number, start, stop)) == whole[start:stop]
@@ -102,7 +107,7 @@ def test_passes_cells_and_windows_are_each_permuted_on_their_own(
     records = [{"text": "x", "n": n} for n in range(80)]
     catalog = make_catalog(tmp_path, {"a": records, "b": records}, {"n": "n"})  # one block each
     mixture = make_mixture(("n % 2 = 0", 1), ("true", 1))
-    plan = find_cells(catalog, mixture)
+    plan = planned(catalog, mixture)
     assert plan.num_samples_C.tolist() == [80, 80]
     assert len(plan.num_rows_B) == 2
     orders = []
@@ -155,7 +160,7 @@ def test_rows_fetched_in_segments_are_those_kept_in_memory(
     found = []
     for limit in (1 << 20, resident):
         with tiny_segments(resident=limit):
-            rows = CellRows(plan, IndexReader(catalog, mixture, plan), seed=seed, window=window)
+            rows = CellRows(plan, IndexReader(catalog, program_of(catalog, mixture), plan), seed=seed, window=window)
             parts: list[list[Address]] = [[] for _ in range(plan.num_cells)]
             for start in range(0, int(plan.num_samples_C.max()), 100):  # all cells side by side, as a scheduler draws
                 for cell, num in enumerate(plan.num_samples_C.tolist()):

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from mixlake.catalog import Catalog, ConfigError, QueryError
 from mixlake.mixing import Mixture, Unit
-from mixlake.mixing.cells import CellPlan, find_cells
+from mixlake.mixing.cells import CellPlan
+from mixlake.mixing.resolution import plan_cells, program_of
 
 MakeMixture = Callable[..., Mixture]
 MakeCatalog = Callable[..., Catalog]
@@ -68,6 +69,14 @@ def count_in_plan(plan: CellPlan) -> Counts:
     }
 
 
+def planned(catalog: Catalog, mixture: Mixture) -> CellPlan:
+    return plan_cells(catalog, program_of(catalog, mixture))
+
+
+def owners(catalog: Catalog, plan: CellPlan, mixture: Mixture) -> Any:
+    return plan.owners(program_of(catalog, mixture).segments[0].leaves)
+
+
 @settings(deadline=None, max_examples=60)
 @given(
     wheres=st.lists(st.sampled_from(list(PREDICATES)), min_size=1, max_size=7),
@@ -92,11 +101,11 @@ def test_cells_are_counted_as_by_hand(
         with pytest.raises(
             ConfigError, match=r"is empty: (no sample|all .* samples that) match|hold no (bytes|tokens)"
         ):
-            find_cells(catalog, mixture)
+            planned(catalog, mixture)
         return
-    plan = find_cells(catalog, mixture)
+    plan = planned(catalog, mixture)
     assert count_in_plan(plan) == count_by_hand(kept, answers, unit)
-    found = plan.components(mixture)
+    found = owners(catalog, plan, mixture)
     for index in range(-1, len(wheres)):
         assert plan.num_samples_C[found == index].sum() == firsts.count(index)
         assert plan.num_units_C[found == index].sum() == totals.get(index, 0)
@@ -105,7 +114,7 @@ def test_cells_are_counted_as_by_hand(
 def test_cells_and_blocks_are_in_an_order_that_registration_ids_have_no_part_in(
     catalog: Catalog, frame: pd.DataFrame, make_mixture: MakeMixture
 ) -> None:
-    plan = find_cells(catalog, make_mixture(("language = 'de'", 1), ("quality > 0.5", 1)))
+    plan = planned(catalog, make_mixture(("language = 'de'", 1), ("quality > 0.5", 1)))
     assert plan.matches_CP.tolist() == [[False, False], [True, False], [False, True], [True, True]]
     assert plan.words_CW.tolist() == [[0], [1], [2], [3]]
     names = [catalog.dataset(name).registrations[0] for name in ("books", "code_2", "web-crawl.v2")]
@@ -124,8 +133,8 @@ def test_a_sample_belongs_to_the_first_component_that_it_matches(
 ) -> None:
     for wheres in [("kind = 'code'", "language = 'de'"), ("language = 'de'", "kind = 'code'")]:
         mixture = make_mixture(*((where, 1) for where in wheres))
-        plan = find_cells(catalog, mixture)
-        sizes = [int(plan.num_samples_C[plan.components(mixture) == index].sum()) for index in (-1, 0, 1)]
+        plan = planned(catalog, mixture)
+        sizes = [int(plan.num_samples_C[owners(catalog, plan, mixture) == index].sum()) for index in (-1, 0, 1)]
         is_code, is_german = frame.kind == "code", frame.language == "de"
         first, second = (is_code, is_german) if wheres[0].startswith("kind") else (is_german, is_code)
         assert sizes == [(~is_code & ~is_german).sum(), first.sum(), (second & ~first).sum()]
@@ -136,12 +145,12 @@ def test_more_predicates_than_fit_into_one_word_are_told_apart(
 ) -> None:
     wheres = [f"n % 70 = {remainder}" for remainder in range(70)] + ["n % 2 = 1", "language = 'de'"]
     filtered = make_mixture(*((where, 1) for where in wheres[:69]), (wheres[71], 1), (wheres[70], 1))
-    plan = find_cells(catalog, filtered)
+    plan = planned(catalog, filtered)
     assert plan.words_CW.shape[1] == 2
     answers = {where: frame.n % 70 == remainder for remainder, where in enumerate(wheres[:69])}
     answers |= {wheres[71]: frame.language == "de", wheres[70]: frame.n % 2 == 1}
     assert count_in_plan(plan) == count_by_hand(frame, answers, Unit.SAMPLES)
-    assert plan.components(filtered).max() == 70
+    assert owners(catalog, plan, filtered).max() == 70
 
 
 # Refusals
@@ -151,10 +160,10 @@ def test_an_empty_component_is_refused_with_the_reason(catalog: Catalog, make_mi
     at = f"in samples@{catalog.version}"
     empty = make_mixture(("true", 1), ("language = 'xx'", 1))
     with pytest.raises(ConfigError, match=rf"components.c1 is empty: no sample matches \(language = 'xx'\) {at}"):
-        find_cells(catalog, empty)
+        planned(catalog, empty)
     filtered = make_mixture(("language = 'de'", 1), filter="language <> 'de'")
     with pytest.raises(ConfigError, match=r"components.c0 is empty: no sample matches after the filter \(language"):
-        find_cells(catalog, filtered)
+        planned(catalog, filtered)
 
 
 def test_a_component_that_those_before_it_cover_is_refused(
@@ -162,22 +171,22 @@ def test_a_component_that_those_before_it_cover_is_refused(
 ) -> None:
     num = (frame.language == "de").sum()
     twice = make_mixture(("language = 'de'", 1), ("language = 'de'", 1))
-    with pytest.raises(ConfigError, match=rf"c1 is empty: all {num} samples that match belong to components before it"):
-        find_cells(catalog, twice)
+    with pytest.raises(ConfigError, match=rf"c1 is empty: all {num} samples that match belong to other components"):
+        planned(catalog, twice)
 
 
 def test_a_component_of_weight_zero_still_keeps_its_samples_from_those_after_it(
     catalog: Catalog, frame: pd.DataFrame, make_mixture: MakeMixture
 ) -> None:
     mixture = make_mixture(("language = 'de'", 0), ("true", 1))
-    plan = find_cells(catalog, mixture)
-    rest = plan.components(mixture) == 1
+    plan = planned(catalog, mixture)
+    rest = owners(catalog, plan, mixture) == 1
     assert plan.num_samples_C[rest].sum() == (frame.language != "de").sum()
 
 
 def test_an_empty_catalog_is_refused(tmp_path: Path, make_mixture: MakeMixture) -> None:
     with pytest.raises(ConfigError, match=r"c0 is empty: no sample matches .* in samples@0"):
-        find_cells(Catalog.create(str(tmp_path / "lake")), make_mixture(("true", 1)))
+        planned(Catalog.create(str(tmp_path / "lake")), make_mixture(("true", 1)))
 
 
 @pytest.mark.parametrize(
@@ -200,12 +209,12 @@ def test_an_empty_catalog_is_refused(tmp_path: Path, make_mixture: MakeMixture) 
 )
 def test_a_wrong_predicate_is_refused(catalog: Catalog, make_mixture: MakeMixture, where: str, message: str) -> None:
     with pytest.raises(QueryError, match=message):
-        find_cells(catalog, make_mixture((where, 1)))
+        planned(catalog, make_mixture((where, 1)))
 
 
 def test_a_wrong_filter_is_refused(catalog: Catalog, make_mixture: MakeMixture) -> None:
     with pytest.raises(QueryError, match=r"mixture.filter: unknown property 'qualty'; .* Did you mean 'quality'\?"):
-        find_cells(catalog, make_mixture(("true", 1), filter="qualty > 1"))
+        planned(catalog, make_mixture(("true", 1), filter="qualty > 1"))
 
 
 # Units
@@ -230,14 +239,14 @@ def test_units_that_do_not_count_are_refused(
 ) -> None:
     catalog = units_catalog(make_catalog, tmp_path, values)
     with pytest.raises(ConfigError, match=f"mixture.unit is tokens, but property {message}"):
-        find_cells(catalog, make_mixture(("true", 1), unit="tokens"))
+        planned(catalog, make_mixture(("true", 1), unit="tokens"))
 
 
 def test_the_filter_may_leave_out_samples_without_units(
     make_catalog: MakeCatalog, make_mixture: MakeMixture, tmp_path: Path
 ) -> None:
     catalog = units_catalog(make_catalog, tmp_path, [1, None, 3, -5])
-    plan = find_cells(catalog, make_mixture(("true", 1), unit="tokens", filter="num_tokens >= 0"))
+    plan = planned(catalog, make_mixture(("true", 1), unit="tokens", filter="num_tokens >= 0"))
     assert (plan.num_samples_C.tolist(), plan.num_units_C.tolist()) == ([2], [4])
 
 
@@ -245,14 +254,14 @@ def test_a_unit_needs_its_property(make_catalog: MakeCatalog, make_mixture: Make
     catalog = units_catalog(make_catalog, tmp_path, [1])
     message = r"mixture.unit is bytes, so every sample needs a property 'num_bytes'; samples@\d+ has: .*num_tokens"
     with pytest.raises(ConfigError, match=message):
-        find_cells(catalog, make_mixture(("true", 1), unit="bytes"))
+        planned(catalog, make_mixture(("true", 1), unit="bytes"))
 
 
 def test_a_weighted_component_without_any_units_is_refused(
     make_catalog: MakeCatalog, make_mixture: MakeMixture, tmp_path: Path
 ) -> None:
     catalog = units_catalog(make_catalog, tmp_path, [0, 0, 3])
-    message = r"components.c0 has weight 1.0, but its 2 samples hold no tokens \(n < 2\) in samples@\d+"
+    message = r"components.c0 has a share of 0.5, but its 2 samples hold no tokens \(n < 2\) in samples@\d+"
     with pytest.raises(ConfigError, match=message):
-        find_cells(catalog, make_mixture(("n < 2", 1), ("true", 1), unit="tokens"))
-    assert find_cells(catalog, make_mixture(("n < 2", 0), ("true", 1), unit="tokens")).num_cells == 2
+        planned(catalog, make_mixture(("n < 2", 1), ("true", 1), unit="tokens"))
+    assert planned(catalog, make_mixture(("n < 2", 0), ("true", 1), unit="tokens")).num_cells == 2

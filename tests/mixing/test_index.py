@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,13 +14,22 @@ from hypothesis import strategies as st
 from mixlake.catalog import Catalog
 from mixlake.catalog.records import IntArray
 from mixlake.mixing import Mixture, index, order
-from mixlake.mixing.cells import CellPlan, find_cells
+from mixlake.mixing.cells import CellPlan
 from mixlake.mixing.index import IndexReader, Rows
 from mixlake.mixing.order import pass_order
+from mixlake.mixing.resolution import plan_cells, program_of
 
 MakeMixture = Callable[..., Mixture]
 
 WHERES = ("language = 'de'", "kind = 'code' AND quality > 0.4", "n % 5 = 0", "language IS NULL")
+
+
+def planned(catalog: Catalog, mixture: Mixture) -> CellPlan:
+    return plan_cells(catalog, program_of(catalog, mixture))
+
+
+def owners(catalog: Catalog, plan: CellPlan, mixture: Mixture) -> Any:
+    return plan.owners(program_of(catalog, mixture).segments[0].leaves)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +39,7 @@ def mixture(make_mixture: MakeMixture) -> Mixture:
 
 @pytest.fixture(scope="module")
 def plan(catalog: Catalog, mixture: Mixture) -> CellPlan:
-    return find_cells(catalog, mixture)
+    return planned(catalog, mixture)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +76,7 @@ def addresses(rows: Rows) -> list[list[int]]:
 def test_the_whole_cell_is_found_in_its_blocks(
     catalog: Catalog, mixture: Mixture, plan: CellPlan, frame: pd.DataFrame, cell_of: pd.Series
 ) -> None:
-    reader = IndexReader(catalog, mixture, plan)
+    reader = IndexReader(catalog, program_of(catalog, mixture), plan)
     blocks = np.arange(len(plan.num_rows_B))
     passes = pass_order(plan.num_rows_B, 0, 0, shuffled=True)
     assert plan.num_cells > 8
@@ -93,7 +103,7 @@ def test_rows_are_the_same_however_little_is_kept_in_memory(
         patch.setattr(index, "_MAX_SEGMENTS", segments)
         patch.setattr(order, "ROWS_PER_RUN", 150)
         patch.setattr(order, "RUNS_PER_SEGMENT", 2)
-        reader = IndexReader(catalog, mixture, plan)
+        reader = IndexReader(catalog, program_of(catalog, mixture), plan)
         orders = [pass_order(plan.num_rows_B, 5, number, shuffled=True) for number in range(2)]
         assert orders[0].segment_B.max() > 3
         for _ in range(6):
@@ -110,13 +120,13 @@ def test_cells_of_several_words_are_fetched_in_segments_too(
 ) -> None:
     wheres = [f"n % 70 = {remainder}" for remainder in range(70)]
     mixture = make_mixture(*((where, 1) for where in wheres))
-    plan = find_cells(catalog, mixture)
-    component = plan.components(mixture)
+    plan = planned(catalog, mixture)
+    component = owners(catalog, plan, mixture)
     blocks = np.arange(len(plan.num_rows_B))
     passes = pass_order(plan.num_rows_B, 0, 0, shuffled=False)
     for resident in (0, 1000, 1 << 20):
         monkeypatch.setattr(index, "_MAX_RESIDENT_ROWS", resident)
-        reader = IndexReader(catalog, mixture, plan)
+        reader = IndexReader(catalog, program_of(catalog, mixture), plan)
         for cell in range(0, plan.num_cells, 9):
             mine = frame[frame.n % 70 == component[cell]]
             rows = reader.rows(cell, blocks, 0, passes)
@@ -127,7 +137,7 @@ def test_cells_of_several_words_are_fetched_in_segments_too(
 def test_rows_carry_the_bytes_that_hold_them(
     catalog: Catalog, mixture: Mixture, plan: CellPlan, frame: pd.DataFrame
 ) -> None:
-    rows = IndexReader(catalog, mixture, plan).rows(
+    rows = IndexReader(catalog, program_of(catalog, mixture), plan).rows(
         0, np.arange(len(plan.num_rows_B)), 0, pass_order(plan.num_rows_B, 0, 0, shuffled=False)
     )
     uris = catalog.sql("SELECT registration, file_id, uri FROM files").to_pandas()
@@ -148,7 +158,7 @@ def test_no_more_segments_are_kept_than_allowed(
     monkeypatch.setattr(index, "_MAX_SEGMENTS", 2)
     monkeypatch.setattr(order, "ROWS_PER_RUN", 150)
     monkeypatch.setattr(order, "RUNS_PER_SEGMENT", 1)
-    reader = IndexReader(catalog, mixture, plan)
+    reader = IndexReader(catalog, program_of(catalog, mixture), plan)
     passes = pass_order(plan.num_rows_B, 0, 0, shuffled=True)
     for block in passes.blocks:
         reader.rows(0, np.array([block]), 0, passes)
@@ -161,7 +171,7 @@ def test_what_is_kept_holds_no_more_than_its_cells(
     by_size = plan.num_samples_C.argsort()
     resident = int(plan.num_samples_C[by_size[:3]].sum())
     monkeypatch.setattr(index, "_MAX_RESIDENT_ROWS", resident)
-    reader = IndexReader(catalog, mixture, plan)
+    reader = IndexReader(catalog, program_of(catalog, mixture), plan)
     passes = pass_order(plan.num_rows_B, 0, 0, shuffled=True)
     for cell in (by_size[0], by_size[-1]):
         reader.rows(int(cell), np.array([0]), 0, passes)
@@ -176,7 +186,7 @@ def test_rows_are_in_storage_order_whatever_order_the_engine_returns_them_in(
 ) -> None:
     blocks = np.arange(len(plan.num_rows_B))
     passes = pass_order(plan.num_rows_B, 0, 0, shuffled=True)
-    reader, mixed = (IndexReader(catalog, mixture, plan) for _ in range(2))
+    reader, mixed = (IndexReader(catalog, program_of(catalog, mixture), plan) for _ in range(2))
     mixed._frame = mixed._frame.sort(col("row").sort(ascending=False), col("file_id").sort(ascending=False))
     for cell in range(plan.num_cells):
         assert addresses(mixed.rows(cell, blocks, 0, passes)) == addresses(reader.rows(cell, blocks, 0, passes))

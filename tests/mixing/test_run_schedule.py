@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from mixlake.catalog import Catalog, ConfigError, ScheduleError
 from mixlake.mixing import Mixture, Run, run
-from mixlake.mixing.scheduler import Cursor, Scheduler
+from mixlake.mixing.cursor import Cursor
+from mixlake.mixing.scheduler import Scheduler
 
 MakeMixture = Callable[..., Mixture]
 NewName = Callable[[], str]

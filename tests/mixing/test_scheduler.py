@@ -17,10 +17,13 @@ from hypothesis import strategies as st
 from mixlake.catalog import Catalog, ScheduleError
 from mixlake.mixing import Mixture, OnExhausted, Unit
 from mixlake.mixing.cell_rows import CellRows
-from mixlake.mixing.cells import CellPlan, find_cells
+from mixlake.mixing.cells import CellPlan
 from mixlake.mixing.chunks import Chunk, delivery
+from mixlake.mixing.cursor import Cursor
 from mixlake.mixing.index import IndexReader
-from mixlake.mixing.scheduler import Cursor, Reweighting, Scheduler
+from mixlake.mixing.resolution import plan_cells, program_of
+from mixlake.mixing.scheduler import Scheduler
+from mixlake.mixing.weights import Reweighting
 
 MakeMixture = Callable[..., Mixture]
 MakeCatalog = Callable[..., Catalog]
@@ -28,6 +31,7 @@ Address = tuple[str, int, int]
 
 WHERES = ("language = 'de'", "kind = 'code'", "n % 9 = 0", "quality > 0.5", "language IS NULL", "true")
 SLACK = Fraction(1, 10**6)
+ONCE = (OnExhausted.STOP, OnExhausted.REDISTRIBUTE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,11 +55,16 @@ class Drawn:
         return cls(chunks=chunks, components=components, addresses=addresses)
 
 
+def planned(catalog: Catalog, mixture: Mixture) -> CellPlan:
+    return plan_cells(catalog, program_of(catalog, mixture))
+
+
 def make_scheduler(
     catalog: Catalog, mixture: Mixture, plan: CellPlan, *, seed: int = 0, chunk_size: int = 100
 ) -> Scheduler:
-    rows = CellRows(plan, IndexReader(catalog, mixture, plan), seed=seed, window=mixture.window)
-    return Scheduler(mixture, plan, rows, chunk_size=chunk_size)
+    program = program_of(catalog, mixture)
+    rows = CellRows(plan, IndexReader(catalog, program, plan), seed=seed, window=mixture.window)
+    return Scheduler(program, plan, rows, chunk_size=chunk_size)
 
 
 def chunks_from(scheduler: Scheduler, cursor: Cursor) -> Iterator[tuple[Chunk, Cursor]]:
@@ -66,9 +75,9 @@ def chunks_from(scheduler: Scheduler, cursor: Cursor) -> Iterator[tuple[Chunk, C
 
 
 def draw_all(catalog: Catalog, mixture: Mixture, *, seed: int = 0, chunk_size: int = 100) -> Drawn:
-    plan = find_cells(catalog, mixture)
+    plan = planned(catalog, mixture)
     scheduler = make_scheduler(catalog, mixture, plan, seed=seed, chunk_size=chunk_size)
-    chunks = [chunk for chunk, _ in chunks_from(scheduler, Cursor.start(mixture, plan))]
+    chunks = [chunk for chunk, _ in chunks_from(scheduler, Cursor.start(program_of(catalog, mixture), plan))]
     return Drawn.of(chunks, seed=seed, shuffled=mixture.window > 0)
 
 
@@ -84,7 +93,7 @@ mixtures = (
         st.tuples(
             st.sampled_from(WHERES),
             st.sampled_from([0, 1e-6, 0.001, 1, 1, 2, 7, 100]) | st.floats(0.01, 10),
-            st.sampled_from(OnExhausted),
+            st.sampled_from(ONCE),
         ),
         min_size=1,
         max_size=5,
@@ -107,7 +116,7 @@ def first_matches(frame: pd.DataFrame, mixture: Mixture) -> list[int]:
     }
     owners = np.full(len(frame), -1)
     for index, component in reversed(list(enumerate(mixture.components))):
-        owners[answers[component.where].to_numpy()] = index
+        owners[answers[str(component.where)].to_numpy()] = index
     return [int(owner) for owner in owners]
 
 
@@ -139,8 +148,8 @@ def check_end(mixture: Mixture, sizes: list[int], drawn: Drawn) -> None:
     counts = [drawn.components.count(index) for index in range(len(mixture.components))]
     weighted = [index for index, c in enumerate(mixture.components) if c.weight]
     finished = [index for index in weighted if counts[index] == sizes[index]]
-    stopping = [i for i in finished if mixture.components[i].on_exhausted is OnExhausted.STOP]
-    if not any(mixture.components[index].on_exhausted is OnExhausted.STOP for index in weighted):
+    stopping = [i for i in finished if mixture.components[i].rules.on_exhausted is OnExhausted.STOP]
+    if not any(mixture.components[index].rules.on_exhausted is OnExhausted.STOP for index in weighted):
         assert finished == weighted
     else:
         assert stopping
@@ -210,7 +219,8 @@ def test_units_are_shared_out_within_one_sample_after_every_chunk(
     assert len(set(drawn.addresses)) == len(drawn.addresses)
     units_of = kept.set_index(["registration", "file_id", "row"])[unit.property_name].to_dict()
     largest = max(units_of.values())
-    shares = [Fraction(share) for share in mixture.shares()]
+    total = sum(Fraction(c.weight) for c in mixture.components)
+    shares = [Fraction(c.weight) / total for c in mixture.components]
     got = np.zeros(len(shares), np.int64)
     until = prefix_until_one_runs_out(drawn, sizes)
     for position, (component, address) in enumerate(zip(drawn.components, drawn.addresses, strict=True)):
@@ -224,7 +234,7 @@ def test_units_are_shared_out_within_one_sample_after_every_chunk(
 def check_end_of_units(mixture: Mixture, sizes: list[int], drawn: Drawn) -> None:
     counts = [drawn.components.count(index) for index in range(len(sizes))]
     ended = [index for index, c in enumerate(mixture.components) if c.weight and counts[index] == sizes[index]]
-    stops = [index for index in ended if mixture.components[index].on_exhausted is OnExhausted.STOP]
+    stops = [index for index in ended if mixture.components[index].rules.on_exhausted is OnExhausted.STOP]
     assert stops or ended == [index for index, c in enumerate(mixture.components) if c.weight]
 
 
@@ -246,14 +256,17 @@ def test_a_cursor_that_went_through_json_gives_the_same_chunks_to_a_new_schedule
     cut: int,
 ) -> None:
     mixture = make_mixture(*components, unit=unit, shuffle=shuffle)
-    plan = find_cells(catalog, mixture)
+    plan = planned(catalog, mixture)
     steps = list(
-        chunks_from(make_scheduler(catalog, mixture, plan, chunk_size=chunk_size), Cursor.start(mixture, plan))
+        chunks_from(
+            make_scheduler(catalog, mixture, plan, chunk_size=chunk_size),
+            Cursor.start(program_of(catalog, mixture), plan),
+        )
     )
     cut = min(cut, len(steps) - 1)
     cursor = Cursor.from_dict(json.loads(json.dumps(steps[cut][1].to_dict())))
     assert cursor == steps[cut][1]
-    again = make_scheduler(catalog, mixture, find_cells(catalog, mixture), chunk_size=chunk_size)
+    again = make_scheduler(catalog, mixture, planned(catalog, mixture), chunk_size=chunk_size)
     rest = [plain(chunk) for chunk, _ in islice(chunks_from(again, cursor), 4)]
     assert rest == [plain(chunk) for chunk, _ in steps[cut + 1 : cut + 5]]
 
@@ -274,11 +287,11 @@ def test_it_does_not_matter_how_many_chunks_are_drawn_at_once(
     cuts: list[int],
 ) -> None:
     mixture = make_mixture(*components, unit=unit, filter="n % 3 = 0")
-    plan = find_cells(catalog, mixture)
+    plan = planned(catalog, mixture)
     scheduler = make_scheduler(catalog, mixture, plan, chunk_size=chunk_size)
-    whole = scheduler.draw(Cursor.start(mixture, plan), 1_000)
+    whole = scheduler.draw(Cursor.start(program_of(catalog, mixture), plan), 1_000)
     assert whole.cursor.is_ended
-    cursor = Cursor.start(mixture, plan)
+    cursor = Cursor.start(program_of(catalog, mixture), plan)
     chunks: list[Chunk] = []
     changes: list[Reweighting] = []
     for num in [*cuts, 1_000]:
@@ -332,7 +345,7 @@ def test_a_run_that_fills_its_last_chunk_ends_with_it(
     make_catalog: MakeCatalog, make_mixture: MakeMixture, tmp_path: Path
 ) -> None:
     catalog = tiny_catalog(make_catalog, tmp_path)
-    for policy in OnExhausted:
+    for policy in ONCE:
         drawn = draw_all(catalog, make_mixture(("n < 40", 2, policy), ("true", 1, policy)), chunk_size=20)
         assert [chunk.num_samples for chunk in drawn.chunks] == [20] * 3
         assert [chunk.is_last for chunk in drawn.chunks] == [False, False, True]
@@ -419,6 +432,6 @@ def test_intervals_are_sorted_and_as_long_as_they_can_be(catalog: Catalog, make_
 
 def test_a_cursor_of_another_version_is_refused(catalog: Catalog, make_mixture: MakeMixture) -> None:
     mixture = make_mixture(("true", 1))
-    state = Cursor.start(mixture, find_cells(catalog, mixture)).to_dict()
-    with pytest.raises(ScheduleError, match="the run's cursor has version 99; this program reads version 1"):
+    state = Cursor.start(program_of(catalog, mixture), planned(catalog, mixture)).to_dict()
+    with pytest.raises(ScheduleError, match="the run's cursor has version 99; this program reads version 2"):
         Cursor.from_dict({**state, "version": 99})

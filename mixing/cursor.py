@@ -1,0 +1,88 @@
+"""Where a run stands: what drawing the next chunk needs besides the plan. Small JSON, stored with every snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mixlake.catalog.errors import ScheduleError
+from mixlake.mixing.cells import CellPlan
+from mixlake.mixing.program import Program
+
+_CURSOR_VERSION = 2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Change:
+    """Shares that somebody set for a chunk that was still to come."""
+
+    chunk: int
+    weights: Mapping[str, float]
+    """New shares of some components; the others share the rest in their proportions."""
+    cause: str
+    step: int | None = None
+    details: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cursor:
+    """Where a run stands between two chunks."""
+
+    next_chunk: int
+    num_units: int
+    """Units given out so far."""
+    segment: int
+    """Index into the program's segments."""
+    weights_version: int
+    shares: tuple[int, ...]
+    """Per component, out of `quotas.SCALE`; zero once a component has left."""
+    credits: tuple[int, ...]
+    """Per component, what it is owed, in units times `quotas.SCALE`."""
+    passes: tuple[int, ...]
+    """Per cell, the pass it is in: how often it was gone through."""
+    positions: tuple[int, ...]
+    """Per cell, how many samples of that pass are taken; fewer than it has."""
+    pending: tuple[Change, ...]
+    """Changes that are to come, in the order of their chunks."""
+    num_changes: int
+    """How many were ever made: a cursor with more of them overrides one with fewer."""
+    is_ended: bool
+
+    @classmethod
+    def start(cls, program: Program, plan: CellPlan) -> Cursor:
+        """Return the cursor of a run that has not begun."""
+        return cls(
+            next_chunk=0,
+            num_units=0,
+            segment=0,
+            weights_version=1,
+            shares=program.segments[0].shares,
+            credits=(0,) * len(program.components),
+            passes=(0,) * plan.num_cells,
+            positions=(0,) * plan.num_cells,
+            pending=(),
+            num_changes=0,
+            is_ended=False,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the cursor as JSON can hold it."""
+        return {"version": _CURSOR_VERSION, **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, state: Mapping[str, Any]) -> Cursor:
+        """Return the cursor that ``to_dict`` gave.
+
+        Raises:
+            ScheduleError: it was written by a version that counted differently.
+        """
+        version = state.get("version")
+        if version != _CURSOR_VERSION:
+            raise ScheduleError(f"the run's cursor has version {version}; this program reads version {_CURSOR_VERSION}")
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in state.items()
+        }
+        del values["version"]
+        values["pending"] = tuple(Change(**change) for change in state["pending"])
+        return cls(**values)

@@ -1,0 +1,289 @@
+"""What a run draws, all declarations resolved: which samples are whose, and in which shares, at every moment.
+
+A program is a list of segments, each with shares that do not change inside it. A stage without a ramp is one segment; a
+ramp is a stair of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from mixlake.catalog import ConfigError
+from mixlake.catalog.errors import listed, nearest
+from mixlake.mixing.curriculum import Curriculum, Ramp, Stage
+from mixlake.mixing.extents import Axis, Clock, Position
+from mixlake.mixing.mixture import Mixture, OnExhausted, Unit
+from mixlake.mixing.quotas import integer_shares
+
+_MAX_COMPONENTS = 32_767
+"""Chunks store component ids in two bytes."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Leaf:
+    """A component at a catalog version: the samples that match all of some predicates and none of others."""
+
+    name: str
+    """Its own name after those of the components around it: ``code.python``."""
+    path: str
+    """Where it is declared."""
+    requires: tuple[str, ...]
+    excludes: tuple[str, ...]
+    share: float
+    on_exhausted: OnExhausted
+    max_passes: int | None
+    """How often it goes through its samples; None is without end."""
+    bands: tuple[str, ...] = ()
+    """Predicates that cut its samples into bands: each is in the first that it matches, else in one after the last."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the leaf as JSON can hold it."""
+        return {**asdict(self), "on_exhausted": self.on_exhausted.value}
+
+    @classmethod
+    def from_dict(cls, state: Mapping[str, Any]) -> Leaf:
+        """Return the leaf that ``to_dict`` gave."""
+        lists = {key: tuple(value) for key, value in state.items() if isinstance(value, list)}
+        return cls(**{**state, **lists, "on_exhausted": OnExhausted(state["on_exhausted"])})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resolution:
+    """What declarations mean at a catalog version; stored with the run."""
+
+    stages: tuple[tuple[Leaf, ...], ...]
+    """The components of each stage of the curriculum; without a curriculum there is one stage."""
+    filter: str | None
+    """What every sample of the run must match."""
+    tokens_per_byte: Mapping[str, float] | None
+    """By component, where tokens are estimated from bytes."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the resolution as JSON can hold it."""
+        stages = [[leaf.to_dict() for leaf in leaves] for leaves in self.stages]
+        return {"stages": stages, "filter": self.filter, "tokens_per_byte": self.tokens_per_byte}
+
+    @classmethod
+    def from_dict(cls, state: Mapping[str, Any]) -> Resolution:
+        """Return the resolution that ``to_dict`` gave."""
+        stages = tuple(tuple(Leaf.from_dict(leaf) for leaf in leaves) for leaves in state["stages"])
+        return cls(stages=stages, filter=state["filter"], tokens_per_byte=state["tokens_per_byte"])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Segment:
+    """A part of a run in which nothing is changed by its curriculum."""
+
+    start: int
+    """On the program's axis."""
+    stage: int
+    leaves: tuple[Leaf, ...]
+    """A sample belongs to the first that it matches. In a ramp the stage's own come first, then those of the stage
+    before, so that a name may stand twice."""
+    shares: tuple[int, ...]
+    """By component of the program, out of `quotas.SCALE`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Program:
+    """What a run draws, and when."""
+
+    components: tuple[str, ...]
+    """The names that component ids index: those of all stages, in the order in which they come."""
+    unit: Unit
+    window: int
+    filter: str | None
+    tokens_per_byte: Mapping[str, float] | None
+    stages: tuple[str, ...]
+    axis: Axis
+    """What the segments' starts count: chunks, or units given out."""
+    segments: tuple[Segment, ...]
+    end: Position | None
+    """Where the run ends if its samples last so long."""
+
+    @property
+    def predicates(self) -> tuple[str, ...]:
+        """Every predicate that decides whose a sample is, each once."""
+        found: dict[str, None] = {}
+        for segment in self.segments:
+            for leaf in segment.leaves:
+                found.update(dict.fromkeys((*leaf.requires, *leaf.excludes, *leaf.bands)))
+        return tuple(found)
+
+    @property
+    def unit_property(self) -> str | None:
+        """The property that counts a sample's units, before any estimate; None where every sample counts one."""
+        return self.unit.property_name if self.tokens_per_byte is None else Unit.BYTES.property_name
+
+    @property
+    def is_shuffled(self) -> bool:
+        """Whether samples are drawn and delivered in a seeded order rather than in storage order."""
+        return self.window > 0
+
+
+def make_program(
+    mixture: Mixture,
+    curriculum: Curriculum | None,
+    resolution: Resolution,
+    clock: Clock,
+    known: Sequence[str] = (),
+) -> Program:
+    """Return the program of a run.
+
+    Args:
+        mixture: the run's mixture.
+        curriculum: its stages, if it has any.
+        resolution: what both mean at the run's catalog version.
+        clock: the run's time.
+        known: names of components whose ids are given already, as in a fork.
+
+    Raises:
+        ConfigError: the stages' ends cannot be known, or are not in order.
+    """
+    names = dict.fromkeys([*known, *(leaf.name for leaves in resolution.stages for leaf in leaves)])
+    if len(names) > _MAX_COMPONENTS:
+        raise ConfigError(f"the run has {len(names):,} components; at most {_MAX_COMPONENTS:,} are possible")
+    stages = (Stage(name="main", until=None),) if curriculum is None else curriculum.stages
+    axis, starts, end = _boundaries(stages, clock)
+    segments: list[Segment] = []
+    for number, (stage, leaves, start, stop) in enumerate(
+        zip(stages, resolution.stages, starts, [*starts[1:], None], strict=True)
+    ):
+        ramp = _ramp_length(stage, clock, axis, None if stop is None else stop - start)
+        if stage.ramp is not None:
+            before = resolution.stages[number - 1]
+            segments += _ramp(tuple(names), number, stage.ramp, start, ramp, before, leaves)
+        if stop is None or start + ramp < stop:
+            shares = _shares(tuple(names), [(1.0, leaves)])
+            segments.append(Segment(start=start + ramp, stage=number, leaves=leaves, shares=shares))
+    return Program(
+        components=tuple(names),
+        unit=mixture.unit,
+        window=mixture.window,
+        filter=resolution.filter,
+        tokens_per_byte=resolution.tokens_per_byte,
+        stages=tuple(stage.name for stage in stages),
+        axis=axis,
+        segments=tuple(segments),
+        end=end,
+    )
+
+
+def with_shares(leaves: Sequence[Leaf], weights: Mapping[str, float], path: str) -> tuple[Leaf, ...]:
+    """Return components of which some have new shares: see `set_shares`."""
+    shares = set_shares({leaf.name: leaf.share for leaf in leaves}, weights, path)
+    return tuple(replace(leaf, share=shares[leaf.name]) for leaf in leaves)
+
+
+def set_shares(shares: Mapping[str, float], weights: Mapping[str, float], path: str) -> dict[str, float]:
+    """Return shares of which some are set anew; the others share the rest in the proportions that they had.
+
+    A component with others inside it may be named too; they keep their proportions. Where all are named the numbers
+    are relative to one another.
+
+    Raises:
+        ConfigError: there is no component of a name, or the shares exceed 1 or leave nothing to share.
+
+    >>> set_shares({"a": 0.5, "b.c": 0.25, "b.d": 0.25}, {"b": 0.2}, "weights")
+    {'a': 0.8, 'b.c': 0.1, 'b.d': 0.1}
+    """
+    given: dict[str, float] = {}
+    for name, weight in weights.items():
+        mine = {leaf: share for leaf, share in shares.items() if leaf == name or leaf.startswith(f"{name}.")}
+        if not mine:
+            raise ConfigError(f"{path}: no component {name!r}; there are: {listed(shares)}.{nearest(name, shares)}")
+        if twice := mine.keys() & given:
+            raise ConfigError(f"{path}: {name!r} sets {listed(sorted(twice))} a second time")
+        given.update(_in_proportion(mine, weight, f"{path}.{name}"))
+    total = math.fsum(given.values())
+    others = {leaf: share for leaf, share in shares.items() if leaf not in given}
+    if not others:
+        return _in_proportion(given, 1.0, path)
+    if total > 1:
+        raise ConfigError(f"{path}: the shares sum to {total:g}; at most 1 is possible where components are left out")
+    given.update(_in_proportion(others, 1 - total, path))
+    return {leaf: given[leaf] for leaf in shares}
+
+
+def _in_proportion(shares: Mapping[str, float], amount: float, path: str) -> dict[str, float]:
+    total = math.fsum(shares.values())
+    if len(shares) == 1 or not amount:
+        return dict.fromkeys(shares, amount)
+    if not total:
+        raise ConfigError(f"{path}: {amount:g} is left for {listed(shares)}, whose shares are zero; name them too")
+    return {leaf: amount * share / total for leaf, share in shares.items()}
+
+
+def _boundaries(stages: Sequence[Stage], clock: Clock) -> tuple[Axis, list[int], Position | None]:
+    """Return the axis of the stages, where each begins, and where the run ends."""
+    path = "curriculum.stages.{}.until".format
+    ends = [None if s.until is None else clock.position(s.until, path(s.name)) for s in stages]
+    length = None if clock.length is None else clock.position(clock.length, "length")
+    if length is not None and ends[-1] is not None and ends[-1] != length:
+        raise ConfigError(
+            f"{path(stages[-1].name)} is {ends[-1].at} {ends[-1].axis}, but the run's length is {length.at} "
+            f"{length.axis}; leave one of them out"
+        )
+    inner = [end for end in ends[:-1] if end is not None]
+    axes = {end.axis for end in inner}
+    if len(axes) > 1:
+        raise ConfigError(
+            f"curriculum.stages: some stages end after chunks or samples, others after {clock.unit.value}; which comes "
+            "first cannot be known"
+        )
+    end = ends[-1] or length
+    starts = [0]
+    for stage, position in zip(stages, inner, strict=False):
+        if position.at <= starts[-1]:
+            raise ConfigError(
+                f"{path(stage.name)} is {position.at} {position.axis}, where the stage has not begun: it begins at "
+                f"{starts[-1]}; ends count from the beginning of the run, in whole chunks"
+            )
+        if end is not None and end.axis is position.axis and position.at >= end.at:
+            raise ConfigError(f"{path(stage.name)} is {position.at} {position.axis}, but the run ends at {end.at}")
+        starts.append(position.at)
+    return (axes.pop() if axes else Axis.CHUNKS), starts, end
+
+
+def _ramp_length(stage: Stage, clock: Clock, axis: Axis, room: int | None) -> int:
+    """Return how long the ramp of a stage takes, on the axis; 0 where it has none."""
+    if stage.ramp is None:
+        return 0
+    path = f"curriculum.stages.{stage.name}.ramp.over"
+    position = clock.position(stage.ramp.over, path)
+    if position.axis is not axis or (room is not None and position.at > room):
+        raise ConfigError(
+            f"{path} is {position.at} {position.axis}, the stage has {room or 'any number of'} {axis}; it must fit in"
+        )
+    return position.at
+
+
+def _ramp(
+    names: Sequence[str],
+    stage: int,
+    ramp: Ramp,
+    start: int,
+    length: int,
+    before: tuple[Leaf, ...],
+    after: tuple[Leaf, ...],
+) -> Iterator[Segment]:
+    """Yield a stair of segments; each has the shares of its middle, so that together they are what the ramp is.
+
+    A sample that no component of the new stage takes still belongs to that of the old one.
+    """
+    num = min(ramp.changes, length)
+    for index in range(num):
+        progress = ramp.shape.at((index + 0.5) / num)
+        shares = _shares(names, [(1 - progress, before), (progress, after)])
+        yield Segment(start=start + index * length // num, stage=stage, leaves=(*after, *before), shares=shares)
+
+
+def _shares(names: Sequence[str], parts: Sequence[tuple[float, Sequence[Leaf]]]) -> tuple[int, ...]:
+    total = dict.fromkeys(names, 0.0)
+    for factor, leaves in parts:
+        for leaf in leaves:
+            total[leaf.name] += factor * leaf.share
+    return tuple(integer_shares(list(total.values())))

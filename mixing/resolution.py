@@ -1,0 +1,284 @@
+"""From what is declared to what it means at a catalog version: components with predicates and shares."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from datafusion import DataFrame
+
+from mixlake.catalog import Catalog, ConfigError
+from mixlake.catalog.errors import listed, nearest
+from mixlake.catalog.sql import check_predicate
+from mixlake.mixing.cells import CellPlan, check_unit_property, find_cells
+from mixlake.mixing.curriculum import Curriculum
+from mixlake.mixing.extents import Clock
+from mixlake.mixing.inference import find_groups, inferred_shares
+from mixlake.mixing.mixture import Component, Inference, Kind, Mixture, OnExhausted, OrderBy, Rules, Unit
+from mixlake.mixing.program import Leaf, Program, Resolution, make_program, with_shares
+
+_MAX_PROBES = 200_000
+"""Samples that the bands of an ordered component are measured on."""
+
+
+def resolve(
+    catalog: Catalog,
+    mixture: Mixture,
+    curriculum: Curriculum | None = None,
+    *,
+    tokens_per_byte: float | Mapping[str, float] | None = None,
+) -> Resolution:
+    """Return what a mixture and a curriculum mean at the catalog's version.
+
+    Args:
+        catalog: at the version.
+        mixture: the run's mixture.
+        curriculum: its stages, if it has any.
+        tokens_per_byte: estimates tokens from bytes, for all components or by name.
+
+    Raises:
+        QueryError: a predicate is wrong.
+        ConfigError: a name is unknown, or a property is missing.
+    """
+    samples = catalog.samples()
+    where = f"samples@{catalog.version}"
+    is_estimated = tokens_per_byte is not None
+    _check_estimate(mixture.unit, is_estimated, samples)
+    stages = [] if curriculum is None else curriculum.stages
+    mixtures = [("mixture", mixture)]
+    mixtures += [(f"curriculum.stages.{s.name}.mixture", s.mixture) for s in stages if s.mixture is not None]
+    resolved = {path: _resolve_mixture(samples, found, path, where, tokens_per_byte) for path, found in mixtures}
+    by_stage: list[tuple[str, Mixture, tuple[Leaf, ...]]] = []
+    for stage in stages:
+        path, found = f"curriculum.stages.{stage.name}.mixture", stage.mixture
+        leaves = resolved["mixture" if found is None else path]
+        if stage.weights:
+            leaves = with_shares(leaves, dict(stage.weights), f"curriculum.stages.{stage.name}.weights")
+        by_stage.append((path, found or mixture, leaves))
+    if not by_stage:
+        by_stage = [("mixture", mixture, resolved["mixture"])]
+    condition, all_leaves = _common_filter(by_stage)
+    names = list(dict.fromkeys(leaf.name for leaves in all_leaves for leaf in leaves))
+    return Resolution(
+        stages=all_leaves, filter=condition, tokens_per_byte=_ratios(tokens_per_byte, names) if is_estimated else None
+    )
+
+
+def program_of(catalog: Catalog, mixture: Mixture) -> Program:
+    """Return the program of one mixture throughout, as `resolve` finds it."""
+    clock = Clock(unit=mixture.unit, chunk_size=1, step=None, length=None)
+    return make_program(mixture, None, resolve(catalog, mixture), clock)
+
+
+def plan_cells(catalog: Catalog, program: Program) -> CellPlan:
+    """Return the cells that a program draws from; every component has samples.
+
+    Raises:
+        QueryError: the filter or a predicate fails on a sample.
+        ConfigError: a component is empty, or samples lack the property that the unit counts.
+    """
+    plan = find_cells(catalog, program)
+    _check_components(plan, program, catalog.version)
+    return plan
+
+
+def _check_components(plan: CellPlan, program: Program, version: int) -> None:
+    at = f"samples@{version}"
+    for leaves in dict.fromkeys(segment.leaves for segment in program.segments):
+        owner_C = plan.owners(leaves)
+        names_of_cells = {leaves[owner].name for owner in owner_C.tolist() if owner >= 0}
+        for index, leaf in enumerate(leaves):
+            mine_C = owner_C == index
+            condition = " AND ".join(leaf.requires) or "everything"
+            if mine_C.any() and leaf.share and not plan.num_units_C[mine_C].any():
+                raise ConfigError(
+                    f"{leaf.path} has a share of {leaf.share:g}, but its {plan.num_samples_C[mine_C].sum()} samples "
+                    f"hold no {program.unit.value} ({condition}) in {at}"
+                )
+            if leaf.name in names_of_cells:
+                continue
+            matched = int(plan.num_samples_C[plan.matching(leaf)].sum())
+            why = f"all {matched} samples that match belong to other components" if matched else "no sample matches"
+            also = " after the filter" if program.filter else ""
+            raise ConfigError(f"{leaf.path} is empty: {why}{also} ({condition}) in {at}")
+
+
+def _resolve_mixture(
+    samples: DataFrame,
+    mixture: Mixture,
+    path: str,
+    where: str,
+    tokens_per_byte: float | Mapping[str, float] | None,
+) -> tuple[Leaf, ...]:
+    if mixture.filter is not None:
+        check_predicate(samples, mixture.filter, f"{path}.filter", where)
+        samples = samples.filter(samples.parse_sql_expr(mixture.filter))
+    if mixture.kind is Kind.STATIC:
+        leaves = tuple(_static(mixture.components, path, samples, where))
+    elif mixture.kind is Kind.ARBITRARY:
+        leaves = (_leaf("all", path, 1.0, mixture.rules),)
+    else:
+        assert mixture.inference is not None
+        leaves = _inferred(samples, mixture, mixture.inference, path, where, tokens_per_byte)
+    orders = _orders(mixture, leaves)
+    return tuple(
+        leaf if order is None else replace(leaf, bands=_bands(samples, leaf, order, where))
+        for leaf, order in zip(leaves, orders, strict=True)
+    )
+
+
+def _static(
+    components: Sequence[Component],
+    path: str,
+    samples: DataFrame,
+    where: str,
+    around: Sequence[Component] = (),
+    requires: tuple[str, ...] = (),
+    excludes: tuple[str, ...] = (),
+    share: float = 1.0,
+) -> Iterator[Leaf]:
+    """Yield the innermost components with their predicates and shares."""
+    total = math.fsum(component.weight for component in components)
+    for index, component in enumerate(components):
+        here = f"{path}.components.{component.name}"
+        own, others = requires, excludes
+        if component.where is None:
+            others += tuple(c.where for c in components if c.where is not None)
+        else:
+            check_predicate(samples, component.where, f"{here}.where", where)
+            own += (component.where,)
+            # Innermost components are told apart by their order; what a component with others inside leaves unmatched
+            # is nobody's.
+            others += tuple(c.where for c in components[:index] if c.components and c.where is not None)
+        inner_share = share * component.weight / total if total else 0.0
+        chain = (*around, component)
+        if component.components:
+            yield from _static(component.components, here, samples, where, chain, own, others, inner_share)
+        else:
+            name = ".".join(c.name for c in chain)
+            yield replace(_leaf(name, here, inner_share, component.rules), requires=own, excludes=others)
+
+
+def _inferred(
+    samples: DataFrame,
+    mixture: Mixture,
+    inference: Inference,
+    path: str,
+    where: str,
+    tokens_per_byte: float | Mapping[str, float] | None,
+) -> tuple[Leaf, ...]:
+    is_estimated = tokens_per_byte is not None
+    unit = Unit.BYTES.property_name if is_estimated else mixture.unit.property_name
+    check_unit_property(samples.schema(), mixture.unit, unit, where)
+    groups = find_groups(samples, inference.by, "1" if unit is None else f'"{unit}"', f"{path}.by", where)
+    if not groups:
+        raise ConfigError(f"{path}: no sample passes the filter in {where}")
+    ratios = _ratios(tokens_per_byte, [group.name for group in groups]) if is_estimated else {}
+    units = [group.num_units * ratios.get(group.name, 1.0) for group in groups]
+    shares = inferred_shares(units, inference, path)
+    return tuple(
+        replace(_leaf(group.name, f"{path} ({group.name})", share, mixture.rules), requires=group.predicates)
+        for group, share in zip(groups, shares, strict=True)
+    )
+
+
+def _leaf(name: str, path: str, share: float, rules: Rules) -> Leaf:
+    return Leaf(
+        name=name,
+        path=path,
+        requires=(),
+        excludes=(),
+        share=share,
+        on_exhausted=rules.on_exhausted,
+        max_passes=rules.max_passes if rules.on_exhausted is OnExhausted.REPEAT else 1,
+    )
+
+
+def _orders(mixture: Mixture, leaves: Sequence[Leaf]) -> list[OrderBy | None]:
+    if mixture.kind is not Kind.STATIC:
+        return [mixture.rules.order_by] * len(leaves)
+
+    def inner(components: Sequence[Component]) -> Iterator[OrderBy | None]:
+        for component in components:
+            if component.components:
+                yield from inner(component.components)
+            else:
+                yield component.rules.order_by
+
+    return list(inner(mixture.components))
+
+
+def _bands(samples: DataFrame, leaf: Leaf, order: OrderBy, where: str) -> tuple[str, ...]:
+    """Return the predicates that cut a component into bands of about equal size, the first ones first.
+
+    They are measured on samples that are chosen by their address, so that they are always the same.
+    """
+    names = samples.schema().names
+    if order.property not in names:
+        raise ConfigError(
+            f"{leaf.path}.order_by: unknown property {order.property!r}; {where} has: {listed(names)}."
+            f"{nearest(order.property, names)}"
+        )
+    column = '"' + order.property.replace('"', '""') + '"'
+    conditions = [f"({p}\n)" for p in leaf.requires] + [f"(({p}\n) IS NOT TRUE)" for p in leaf.excludes]
+    mine = samples.filter(samples.parse_sql_expr(" AND ".join([*conditions, f"{column} IS NOT NULL"])))
+    every = -(-mine.count() // _MAX_PROBES)
+    if every > 1:
+        mine = mine.filter(mine.parse_sql_expr(f"(row * 2654435761 + file_id * 40503) % {every} = 0"))
+    values = np.sort(mine.select(order.property).to_arrow_table()[order.property].to_numpy())
+    if order.descending:
+        values = values[::-1]
+    sign = ">=" if order.descending else "<="
+    cuts = [values[len(values) * band // order.bands] for band in range(1, order.bands)] if len(values) else []
+    return tuple(f"{column} {sign} {_literal(cut)}" for cut in dict.fromkeys(cuts))
+
+
+def _literal(value: object) -> str:
+    if isinstance(value, (bool, np.bool_)):
+        return str(value).lower()
+    if isinstance(value, (int, float, np.number)):
+        return repr(value.item() if isinstance(value, np.number) else value)
+    return "'" + str(value).replace("'", "''") + "'"
+
+
+def _common_filter(
+    stages: Sequence[tuple[str, Mixture, tuple[Leaf, ...]]],
+) -> tuple[str | None, tuple[tuple[Leaf, ...], ...]]:
+    """Return what samples of any stage must match, and the components, which require what their own stage does."""
+    filters = list(dict.fromkeys(mixture.filter for _, mixture, _ in stages))
+    if len(filters) == 1:
+        return filters[0], tuple(leaves for _, _, leaves in stages)
+    either = None if None in filters else " OR ".join(f"(\n{condition}\n)" for condition in filters)
+    return either, tuple(
+        tuple(replace(leaf, requires=(mixture.filter, *leaf.requires)) if mixture.filter else leaf for leaf in leaves)
+        for _, mixture, leaves in stages
+    )
+
+
+def _check_estimate(unit: Unit, is_estimated: bool, samples: DataFrame) -> None:
+    if not is_estimated:
+        return
+    if unit is not Unit.TOKENS:
+        raise ConfigError(f"tokens_per_byte is given, but the mixture counts {unit.value}; leave it out")
+    if Unit.TOKENS.property_name in samples.schema().names:
+        raise ConfigError(
+            "tokens_per_byte is given, but the property 'num_tokens' counts tokens; leave one of them out"
+        )
+
+
+def _ratios(tokens_per_byte: float | Mapping[str, float] | None, names: Sequence[str]) -> dict[str, float]:
+    """Return tokens per byte by component."""
+    given = tokens_per_byte if isinstance(tokens_per_byte, Mapping) else dict.fromkeys(names, tokens_per_byte)
+    for name in names:
+        if name not in given:
+            raise ConfigError(f"tokens_per_byte lacks component {name!r}; it has: {listed(given)}")
+    for name, ratio in given.items():
+        if name not in names:
+            raise ConfigError(
+                f"tokens_per_byte: no component {name!r}; there are: {listed(names)}{nearest(name, names)}"
+            )
+        if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not 0 < ratio <= 16:
+            raise ConfigError(f"tokens_per_byte.{name} is {ratio!r}; expected a number up to 16")
+    return {name: float(given[name] or 0) for name in names}

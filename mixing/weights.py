@@ -1,0 +1,112 @@
+"""Weights versions: what the scheduler writes, what loaders and people read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as pads
+
+from mixlake.catalog import schema
+from mixlake.catalog.errors import LakeError, ScheduleError
+from mixlake.catalog.lake import Fence, Lake, arrow_dataset
+from mixlake.mixing.quotas import SCALE, integer_shares
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reweighting:
+    """Shares that a run has from a chunk on, and why."""
+
+    version: int
+    chunk: int
+    shares: tuple[int, ...]
+    """By component, out of `quotas.SCALE`."""
+    cause: str
+    """``declared``, ``curriculum``, ``manual``, ``adapt``, or ``exhausted``: a component has left."""
+    step: int | None = None
+    """The training step that led to it."""
+    details: Mapping[str, Any] | None = None
+
+
+class WeightsLog:
+    """The weights versions of one run in the `weights` table."""
+
+    def __init__(self, lake: Lake, run: str, components: Sequence[str]) -> None:
+        self._lake = lake
+        self._run = run
+        self._components = list(components)
+        self._shares: dict[int, list[int]] = {}
+
+    def is_declared(self) -> bool:
+        """Say whether the declared weights are written."""
+        return bool(self._read())
+
+    def declare(self, shares: Sequence[int]) -> None:
+        """Write the declared weights as version 1."""
+        self._append(
+            [Reweighting(version=1, chunk=0, shares=tuple(shares), cause="declared", step=0)], 0, f"declare {self._run}"
+        )
+
+    def record(self, changes: Sequence[Reweighting]) -> None:
+        """Write weights versions; before the chunks that have them are.
+
+        A scheduler that died between the two finds them there, and they are the ones that it would write.
+
+        Raises:
+            ScheduleError: another scheduler is writing them now.
+        """
+        if not changes:
+            return
+        known = max(row["version"] for row in self._read())
+        new = [change for change in changes if change.version > known]
+        if not new:
+            return
+        try:
+            self._append(new, known, f"reweight {self._run}")
+        except LakeError as error:
+            raise ScheduleError(
+                f"run {self._run!r}: another scheduler wrote weights after version {known}; only one may schedule a run"
+            ) from error
+
+    def shares(self, version: int) -> list[int]:
+        """Return a weights version as integer shares out of `quotas.SCALE`, one per component.
+
+        Raises:
+            LakeError: there is no such version.
+        """
+        if version not in self._shares:
+            for row in self._read():
+                weight = {entry["component"]: entry["weight"] for entry in row["weights"]}
+                weights = [weight.get(name, 0.0) for name in self._components]
+                self._shares[row["version"]] = integer_shares(weights)
+        if version not in self._shares:
+            raise LakeError(f"run {self._run!r} has no weights version {version} in {self._lake.uri}")
+        return self._shares[version]
+
+    def _read(self) -> list[dict[str, Any]]:
+        table = arrow_dataset(self._lake.table(schema.WEIGHTS)).to_table(filter=pads.field("run") == self._run)
+        return list(table.to_pylist())
+
+    def _append(self, changes: Sequence[Reweighting], known: int, action: str) -> None:
+        rows = pa.Table.from_pylist(
+            [self._to_row(change) for change in changes], schema=schema.TABLES[schema.WEIGHTS].columns
+        )
+        fence = Fence(application=f"run:{self._run}", seen=known - 1, number=changes[-1].version - 1)
+        self._lake.append(schema.WEIGHTS, rows, action=action, fence=fence)
+
+    def _to_row(self, change: Reweighting) -> dict[str, Any]:
+        named = zip(self._components, change.shares, strict=True)
+        return {
+            "run": self._run,
+            "version": change.version,
+            "step": change.step,
+            "chunk": change.chunk,
+            "weights": [{"component": component, "weight": share / SCALE} for component, share in named],
+            "cause": change.cause,
+            "details": None if change.details is None else json.dumps(change.details),
+            "created_at": datetime.now(UTC),
+        }
