@@ -7,7 +7,7 @@ ramp is a stair of them.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -60,17 +60,22 @@ class Resolution:
     """What every sample of the run must match."""
     tokens_per_byte: Mapping[str, float] | None
     """By component, where tokens are estimated from bytes."""
+    flows: tuple[Mapping[str, Mapping[str, float]], ...] = ()
+    """By stage: the components that only the stage before has, and which parts of their units belong to which
+    components while a ramp leads from one stage to the other."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the resolution as JSON can hold it."""
         stages = [[leaf.to_dict() for leaf in leaves] for leaves in self.stages]
-        return {"stages": stages, "filter": self.filter, "tokens_per_byte": self.tokens_per_byte}
+        flows = [dict(flow) for flow in self.flows]
+        return {"stages": stages, "filter": self.filter, "tokens_per_byte": self.tokens_per_byte, "flows": flows}
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> Resolution:
         """Return the resolution that ``to_dict`` gave."""
         stages = tuple(tuple(Leaf.from_dict(leaf) for leaf in leaves) for leaves in state["stages"])
-        return cls(stages=stages, filter=state["filter"], tokens_per_byte=state["tokens_per_byte"])
+        flows = tuple(state["flows"])
+        return cls(stages=stages, filter=state["filter"], tokens_per_byte=state["tokens_per_byte"], flows=flows)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,6 +103,7 @@ class Program:
     filter: str | None
     tokens_per_byte: Mapping[str, float] | None
     stages: tuple[str, ...]
+    stage_leaves: tuple[tuple[Leaf, ...], ...]
     axis: Axis
     """What the segments' starts count: chunks, or units given out."""
     segments: tuple[Segment, ...]
@@ -155,10 +161,15 @@ def make_program(
         ramp = _ramp_length(stage, clock, axis, None if stop is None else stop - start)
         if stage.ramp is not None:
             before = resolution.stages[number - 1]
-            segments += _ramp(tuple(names), number, stage.ramp, start, ramp, before, leaves)
+            flows = resolution.flows[number] if resolution.flows else {}
+            shares = _ramp_shares(tuple(names), min(stage.ramp.changes, ramp), stage.ramp, before, leaves, flows)
+            segments += [
+                Segment(start=start + step * ramp // len(shares), stage=number, leaves=(*leaves, *before), shares=row)
+                for step, row in enumerate(shares)
+            ]
         if stop is None or start + ramp < stop:
-            shares = _shares(tuple(names), [(1.0, leaves)])
-            segments.append(Segment(start=start + ramp, stage=number, leaves=leaves, shares=shares))
+            row = _shares(tuple(names), [(1.0, [(leaf.name, leaf.share) for leaf in leaves])])
+            segments.append(Segment(start=start + ramp, stage=number, leaves=leaves, shares=row))
     return Program(
         components=tuple(names),
         unit=mixture.unit,
@@ -166,6 +177,7 @@ def make_program(
         filter=resolution.filter,
         tokens_per_byte=resolution.tokens_per_byte,
         stages=tuple(stage.name for stage in stages),
+        stage_leaves=resolution.stages,
         axis=axis,
         segments=tuple(segments),
         end=end,
@@ -261,29 +273,30 @@ def _ramp_length(stage: Stage, clock: Clock, axis: Axis, room: int | None) -> in
     return position.at
 
 
-def _ramp(
+def _ramp_shares(
     names: Sequence[str],
-    stage: int,
+    num: int,
     ramp: Ramp,
-    start: int,
-    length: int,
-    before: tuple[Leaf, ...],
-    after: tuple[Leaf, ...],
-) -> Iterator[Segment]:
-    """Yield a stair of segments; each has the shares of its middle, so that together they are what the ramp is.
+    before: Sequence[Leaf],
+    after: Sequence[Leaf],
+    flows: Mapping[str, Mapping[str, float]],
+) -> list[tuple[int, ...]]:
+    """Return the shares of a stair of segments, each those of its middle, so that together they are what the ramp is.
 
-    A sample that no component of the new stage takes still belongs to that of the old one.
+    A sample belongs to the component of the new stage that takes it, else to that of the old one. A component that only
+    the old stage has gives its share to those that its samples belong to, in proportion.
     """
-    num = min(ramp.changes, length)
-    for index in range(num):
-        progress = ramp.shape.at((index + 0.5) / num)
-        shares = _shares(names, [(1 - progress, before), (progress, after)])
-        yield Segment(start=start + index * length // num, stage=stage, leaves=(*after, *before), shares=shares)
+    old = [
+        (name, leaf.share * part) for leaf in before for name, part in flows.get(leaf.name, {leaf.name: 1.0}).items()
+    ]
+    new = [(leaf.name, leaf.share) for leaf in after]
+    progress = [ramp.shape.at((step + 0.5) / num) for step in range(num)]
+    return [_shares(names, [(1 - gone, old), (gone, new)]) for gone in progress]
 
 
-def _shares(names: Sequence[str], parts: Sequence[tuple[float, Sequence[Leaf]]]) -> tuple[int, ...]:
+def _shares(names: Sequence[str], parts: Sequence[tuple[float, Sequence[tuple[str, float]]]]) -> tuple[int, ...]:
     total = dict.fromkeys(names, 0.0)
-    for factor, leaves in parts:
-        for leaf in leaves:
-            total[leaf.name] += factor * leaf.share
+    for factor, shares in parts:
+        for name, share in shares:
+            total[name] += factor * share
     return tuple(integer_shares(list(total.values())))

@@ -72,6 +72,28 @@ def program_of(catalog: Catalog, mixture: Mixture) -> Program:
     return make_program(mixture, None, resolve(catalog, mixture), clock)
 
 
+def settle(resolution: Resolution, plan: CellPlan) -> Resolution:
+    """Return the resolution with what it takes to know the cells: where components go that a ramp leaves behind."""
+    pairs = zip(resolution.stages, resolution.stages[1:], strict=False)
+    return replace(resolution, flows=({}, *(_flows(plan, before, after) for before, after in pairs)))
+
+
+def _flows(plan: CellPlan, before: Sequence[Leaf], after: Sequence[Leaf]) -> dict[str, dict[str, float]]:
+    """Return, of each component that only the stage before has, to which components of a ramp its units belong."""
+    owner_C, ramp_owner_C = plan.owners(before), plan.owners((*after, *before))
+    names = [leaf.name for leaf in (*after, *before)]
+    flows: dict[str, dict[str, float]] = {}
+    for index, leaf in enumerate(before):
+        units_C = np.where(owner_C == index, plan.num_units_C, 0)
+        if leaf.name not in names[: len(after)] and units_C.any():
+            parts = np.bincount(ramp_owner_C + 1, units_C, minlength=len(names) + 1)[1:] / units_C.sum()
+            for name, part in zip(names, parts.tolist(), strict=True):
+                if part:
+                    mine = flows.setdefault(leaf.name, {})
+                    mine[name] = mine.get(name, 0.0) + part
+    return flows
+
+
 def plan_cells(catalog: Catalog, program: Program) -> CellPlan:
     """Return the cells that a program draws from; every component has samples.
 
@@ -86,9 +108,8 @@ def plan_cells(catalog: Catalog, program: Program) -> CellPlan:
 
 def _check_components(plan: CellPlan, program: Program, version: int) -> None:
     at = f"samples@{version}"
-    for leaves in dict.fromkeys(segment.leaves for segment in program.segments):
+    for leaves in dict.fromkeys(program.stage_leaves):
         owner_C = plan.owners(leaves)
-        names_of_cells = {leaves[owner].name for owner in owner_C.tolist() if owner >= 0}
         for index, leaf in enumerate(leaves):
             mine_C = owner_C == index
             condition = " AND ".join(leaf.requires) or "everything"
@@ -97,7 +118,7 @@ def _check_components(plan: CellPlan, program: Program, version: int) -> None:
                     f"{leaf.path} has a share of {leaf.share:g}, but its {plan.num_samples_C[mine_C].sum()} samples "
                     f"hold no {program.unit.value} ({condition}) in {at}"
                 )
-            if leaf.name in names_of_cells:
+            if mine_C.any():
                 continue
             matched = int(plan.num_samples_C[plan.matching(leaf)].sum())
             why = f"all {matched} samples that match belong to other components" if matched else "no sample matches"

@@ -106,13 +106,13 @@ class Run:
             tokens_per_byte=tokens_per_byte,
             composed=composed,
         )
-        program = config.program()
-        plan = plan_cells(pinned, program)
+        plan = plan_cells(pinned, config.program())
+        config = config.settled(plan)
         row = pa.Table.from_pylist([config.to_row()], schema=schema.TABLES[schema.RUNS].columns)
         fence = Fence(application=f"run:{name}", seen=-1, number=0)
         catalog.lake.append(schema.RUNS, row, action=f"start {name}", fence=fence)
         run = cls(catalog, config, plan)
-        run.weights_log.declare(program.segments[0].shares)
+        run.weights_log.declare(run.program.segments[0].shares)
         return run
 
     @classmethod

@@ -6,16 +6,17 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from mixlake.catalog import Catalog, ConfigError
+from mixlake.mixing.cells import CellPlan
 from mixlake.mixing.curriculum import Curriculum
 from mixlake.mixing.extents import LENGTH_MEASURES, STEP_MEASURES, Clock, Extent
 from mixlake.mixing.mixture import Mixture
 from mixlake.mixing.program import Program, Resolution, make_program
-from mixlake.mixing.resolution import resolve
+from mixlake.mixing.resolution import resolve, settle
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -96,6 +97,10 @@ class RunConfig:
             at_chunk=0,
             composed=composed,
         )
+
+    def settled(self, plan: CellPlan) -> RunConfig:
+        """Return the config with what it takes to know the cells."""
+        return replace(self, resolution=settle(self.resolution, plan))
 
     def program(self) -> Program:
         """Return what the run draws, and when.

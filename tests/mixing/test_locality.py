@@ -8,9 +8,10 @@ import pytest
 
 from mixlake.catalog import Catalog
 from mixlake.mixing import Mixture
-from mixlake.mixing.cells import CellPlan, find_cells
+from mixlake.mixing.cells import CellPlan
 from mixlake.mixing.chunks import Chunk
 from mixlake.mixing.locality import Locality, expected_locality, suggested_chunk_size
+from mixlake.mixing.resolution import plan_cells, program_of
 from mixlake.mixing.run import Run
 
 MakeMixture = Callable[..., Mixture]
@@ -25,9 +26,11 @@ def wide(make_catalog: Callable[..., Catalog], tmp_path_factory: pytest.TempPath
 
 
 def locality(catalog: Catalog, mixture: Mixture, chunk_size: int, lanes: int = LANES) -> tuple[CellPlan, Locality]:
-    plan = find_cells(catalog, mixture)
+    program = program_of(catalog, mixture)
+    plan, leaves = plan_cells(catalog, program), program.segments[0].leaves
+    shares = [leaf.share for leaf in leaves]
     found = expected_locality(
-        plan, plan.components(mixture), mixture.shares(), window=mixture.window, chunk_size=chunk_size, lanes=lanes
+        plan, plan.owners(leaves), shares, window=mixture.window, chunk_size=chunk_size, lanes=lanes
     )
     return plan, found
 

@@ -104,9 +104,7 @@ def test_an_ordered_component_goes_from_easy_to_hard(
     assert (ranks - place).abs().max() > 20  # inside a band there is no order
 
 
-def test_samples_without_the_property_come_last(
-    catalog: Catalog, new_name: NewName, draws: Draws
-) -> None:
+def test_samples_without_the_property_come_last(catalog: Catalog, new_name: NewName, draws: Draws) -> None:
     mixture = {"components": {"all": {"where": "n < 400", "weight": 1, "order_by": "language"}}}
     found = draws(start(catalog, new_name(), mixture, chunk_size=10))
     languages = found.language
