@@ -111,9 +111,7 @@ class Run:
         row = pa.Table.from_pylist([config.to_row()], schema=schema.TABLES[schema.RUNS].columns)
         fence = Fence(application=f"run:{name}", seen=-1, number=0)
         catalog.lake.append(schema.RUNS, row, action=f"start {name}", fence=fence)
-        run = cls(catalog, config, plan)
-        run.weights_log.declare(run.program.segments[0].shares)
-        return run
+        return cls(catalog, config, plan)._declared()
 
     @classmethod
     def load(cls, catalog: Catalog, name: str) -> Run:
@@ -126,10 +124,13 @@ class Run:
         if not rows:
             names = _run_names(catalog)
             raise LakeError(f"no run {name!r} in {catalog.lake.uri}; there are: {listed(names)}.{nearest(name, names)}")
-        run = cls(catalog, RunConfig.from_row(rows[0]))
-        if not run.weights_log.is_declared():  # whoever started the run died before this
-            run.weights_log.declare(run.program.segments[0].shares)
-        return run
+        return cls(catalog, RunConfig.from_row(rows[0]))._declared()
+
+    def _declared(self) -> Run:
+        """Write the declared weights, unless they are there: whoever started the run may have died before this."""
+        if not self.weights_log.is_declared():
+            self.weights_log.declare(self.program.segments[0].shares)
+        return self
 
     @property
     def name(self) -> str:

@@ -68,8 +68,9 @@ def test_large_chunks_read_less_and_one_lane_reads_everything_once(wide: Catalog
 
 def test_the_smallest_chunk_size_within_the_limit_is_suggested(wide: Catalog, make_mixture: MakeMixture) -> None:
     mixture = make_mixture(("kind = 0", 1), ("true", 2), shuffle={"window": 1})
-    plan = find_cells(wide, mixture)
-    owners, shares = plan.components(mixture), mixture.shares()
+    program = program_of(wide, mixture)
+    plan = plan_cells(wide, program)
+    owners, shares = plan.owners(program.segments[0].leaves), (1 / 3, 2 / 3)
     size = suggested_chunk_size(plan, owners, shares, window=1, lanes=LANES, limit=1.6)
     assert size is not None
     assert locality(wide, mixture, size)[1].read_amplification <= 1.6
