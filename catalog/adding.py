@@ -295,7 +295,7 @@ def _refuse(_: int, reason: str) -> None:
 
 def _check_fields(lake: Lake, plan: _Plan) -> None:
     """Refuse names that are neither properties nor fields of any record."""
-    if plan.fields:
+    if plan.fields and plan.dataset.num_samples:  # without a sample there is nothing to tell by
         uses = {name for prop in plan.declared for name in prop.uses}
         known: dict[FieldPath, pa.DataType] = {
             (one.name,): one.type for one in index_columns(lake, plan.kept) if one.name in uses

@@ -22,6 +22,7 @@ from mixlake.catalog import Catalog, LakeError
 
 NAMES = ("a", "b")
 LETTERS = "xyz"
+FROM_INDEX, FROM_FILES = "upper(word)", "upper(text)"
 NUM_KILLS = int(os.environ.get("MIXLAKE_KILLS", "30"))  # `make soak` sets more
 SEED = int(os.environ.get("MIXLAKE_SEED", "0"))
 
@@ -54,6 +55,8 @@ class World:
     versions: list[Shown] = field(default_factory=lambda: [{}])
     kept: set[int] = field(default_factory=lambda: {0})
     edits: dict[tuple[str, str], int] = field(default_factory=dict)
+    num_added: int = 0
+    """Properties that were added, each the words in capitals."""
 
     def write(self, name: str, file: str, words: list[str]) -> None:
         path = self.folder / name / f"{file}.jsonl"
@@ -113,6 +116,18 @@ class World:
         self._publish()
         return Call("unregister", [name], {})
 
+    def add_property(self, expression: str) -> Call | None:
+        changed = any(
+            edit != self.edits[name, file] or file not in self.files[name]
+            for name, files in self.known.items()
+            for file, (edit, _) in files.items()
+        )
+        if not self.known or (changed and expression == FROM_FILES):  # changed files are refused
+            return None
+        self.num_added += 1
+        self._publish()
+        return Call("add_property", [f"capitals_{self.num_added}", expression], {})
+
     def gc(self, keep_versions: int) -> Call:
         self.kept &= set(range(len(self.versions))[-keep_versions:])
         then = time.time() - 2 * 86_400  # nobody is writing: what was left behind is old enough to go
@@ -153,6 +168,9 @@ def shown_by(catalog: Catalog) -> Shown:
             shown[row["dataset"]].append(row["word"])
     for dataset in catalog.list_datasets():
         assert dataset.num_samples == len(shown[dataset.name])
+        for added in [prop.name for prop in dataset.properties if prop.name.startswith("capitals")][-1:]:
+            where = f"dataset = '{dataset.name}' AND {added} = upper(word)"
+            assert catalog.sql(f"SELECT row FROM samples WHERE {where}").count() == dataset.num_samples
     return shown
 
 
@@ -164,7 +182,7 @@ def changes(draw: st.DrawFn) -> Callable[[World], Call | None]:
     """One thing that somebody may do: to the files, or to the catalog."""
     name, file, letter = draw(st.sampled_from(NAMES)), draw(st.sampled_from("123")), draw(st.sampled_from(LETTERS))
     words = draw(st.lists(st.builds("{}{}".format, st.sampled_from(LETTERS), st.integers(0, 9)), max_size=3))
-    num = draw(st.integers(1, 3))
+    num, expression = draw(st.integers(1, 3)), draw(st.sampled_from([FROM_INDEX, FROM_FILES]))
     steps: list[Callable[[World], Call | None]] = [
         lambda world: world.write(name, file, words),
         lambda world: world.delete(name, file) if file in world.files[name] else None,
@@ -173,6 +191,7 @@ def changes(draw: st.DrawFn) -> Callable[[World], Call | None]:
         lambda world: world.refresh(name),
         lambda world: world.remove(letter),
         lambda world: world.unregister(name),
+        lambda world: world.add_property(expression),
         lambda world: world.gc(num),
     ]
     step: Callable[[World], Call | None] = draw(st.sampled_from(steps))
@@ -263,6 +282,9 @@ KILLED: dict[str, Callable[[World, random.Random], Call | None]] = {
     "register": lambda world, rng: world.register(rng.choice(NAMES)),
     "refresh": lambda world, rng: world.refresh(rng.choice(NAMES)),
     "remove": lambda world, rng: world.remove(rng.choice(LETTERS)),
+    "add_property": lambda world, rng: (
+        world.add_property(rng.choice([FROM_FILES, FROM_INDEX])) or world.add_property(FROM_INDEX)
+    ),
     "gc": lambda world, rng: world.gc(rng.randint(1, 4)),
 }
 
@@ -298,6 +320,8 @@ def test_whoever_is_killed_leaves_the_last_version_and_the_next_one_succeeds(
         if not by_clock and code == 0:
             num_calls[method] = max(200, num_calls[method] * 3 // 4)
         check_after(world, rng, num_before)
+        if method == "add_property" and catalog.version == len(world.versions) - 1:
+            continue  # it is there; once more would be refused
         started = time.monotonic()
         assert processes.run(call) == 0, call
         seconds[method] = time.monotonic() - started
