@@ -15,8 +15,8 @@ demo: .venv/core.stamp ## Install Mixlake and run its demo; ARGS="…" are passe
 test: lint ## Install the development tools too and run every check, the tests and the doctests.
 	$(BIN)/pytest
 
-soak: .venv/dev.stamp ## Kill some hundred processes while they change a catalog, elsewhere each time.
-	MIXLAKE_KILLS=240 MIXLAKE_SEED=$$(date +%s) $(BIN)/pytest -s tests/catalog/test_time_travel.py
+soak: .venv/dev.stamp ## Kill some hundred processes while they change a catalog or schedule, elsewhere each time.
+	MIXLAKE_KILLS=240 MIXLAKE_SEED=$$(date +%s) $(BIN)/pytest -s tests/catalog/test_time_travel.py tests/mixing/test_scheduler_kills.py
 
 lint: .venv/dev.stamp ## Check formatting, lint and types.
 	$(BIN)/ruff format --check

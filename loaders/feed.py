@@ -58,6 +58,7 @@ class ChunkFeed:
             elif time.monotonic() > deadline:
                 raise ScheduleError(self._overdue(number))
             else:
+                self._run.demand.raise_to(number)
                 time.sleep(_POLL_SECONDS)
         self._chunks.move_to_end(number)
         return self._chunks[number]

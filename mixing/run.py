@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -18,19 +20,25 @@ from mixlake.catalog.errors import listed, nearest
 from mixlake.catalog.lake import Fence, arrow_dataset
 from mixlake.catalog.records import Progress
 from mixlake.catalog.sql import check_predicate
+from mixlake.mixing import declared
 from mixlake.mixing.cell_rows import CellRows
 from mixlake.mixing.cells import CellPlan, find_cells
 from mixlake.mixing.chunks import Chunk, ChunkLog, delivery
 from mixlake.mixing.curriculum import Curriculum
-from mixlake.mixing.cursor import Cursor
+from mixlake.mixing.cursor import Change, Cursor
+from mixlake.mixing.demand import Demand
 from mixlake.mixing.index import IndexReader
 from mixlake.mixing.mixture import Mixture
+from mixlake.mixing.program import set_shares
+from mixlake.mixing.quotas import SCALE
 from mixlake.mixing.resolution import plan_cells
 from mixlake.mixing.run_config import RunConfig
 from mixlake.mixing.scheduler import Scheduler
 from mixlake.mixing.weights import WeightsLog
 
 _SAMPLES_PER_COMMIT = 1 << 18
+_PATIENCE_SECONDS = 60.0
+"""How long to try to get a chunk in between those of a scheduler that is running."""
 
 
 class Run:
@@ -42,6 +50,7 @@ class Run:
         self.program = config.program()
         self.chunks = ChunkLog(self.catalog.lake, config.name, self.program.components)
         self.weights_log = WeightsLog(self.catalog.lake, config.name, self.program.components)
+        self.demand = Demand(self.catalog.lake, config.name)
         self._known_plan = plan
         self._cursor: Cursor | None = None
         self._lock = threading.Lock()
@@ -163,15 +172,107 @@ class Run:
             done = 0
             while done < num_chunks and not cursor.is_ended:
                 num = min(num_chunks - done, max(1, _SAMPLES_PER_COMMIT // self.config.chunk_size))
-                drawn = self._scheduler.draw(cursor, num)
-                self.weights_log.record(drawn.changes)
-                self.chunks.append(drawn.chunks, drawn.cursor.to_dict(), previous=cursor.next_chunk - 1)
-                cursor = drawn.cursor
-                done += len(drawn.chunks)
+                try:
+                    cursor, drawn = self._commit(cursor, num)
+                except ScheduleError:
+                    stored = self._stored_cursor()
+                    if stored.num_changes == cursor.num_changes:
+                        raise
+                    cursor = stored  # not another scheduler: somebody has set weights
+                    continue
+                done += drawn
                 if progress is not None:
                     progress(done, num_chunks, "chunks")
             self._cursor = cursor
             return done
+
+    def follow(self, *, lookahead: int, progress: Progress | None = None, poll_seconds: float = 0.05) -> int:
+        """Schedule for loaders of other processes until the run ends; return how many chunks that were.
+
+        Chunks are kept ``lookahead`` ahead of the last one that a loader had to wait for, so that weights which are set
+        take effect soon.
+
+        Raises:
+            ScheduleError: another scheduler writes chunks of this run.
+        """
+        if lookahead < 1:
+            raise ConfigError(f"lookahead is {lookahead}; expected a number of chunks, 1 or more")
+        done = 0
+        while True:
+            last, _, is_ended, _ = self.chunks.last()
+            if is_ended:
+                return done
+            missing = max(self.demand.last(), 0) + lookahead - last
+            if missing > 0:
+                done += self.schedule(missing)
+                if progress is not None:
+                    progress(last + 1 + missing, last + 1 + missing, "chunks")
+            else:
+                time.sleep(poll_seconds)
+
+    def set_weights(
+        self,
+        weights: Mapping[str, float],
+        *,
+        from_chunk: int | None = None,
+        cause: str = "manual",
+        step: int | None = None,
+        details: Mapping[str, Any] | None = None,
+    ) -> int:
+        """Set shares of some components from a chunk on; return the chunk. The others keep their proportions.
+
+        They hold until the curriculum changes the weights. The change is published by committing the next chunk, which
+        only one process can: a scheduler that runs elsewhere takes it up with its next commit.
+
+        Args:
+            weights: shares by component, of all units.
+            from_chunk: a chunk that is not scheduled; None is the next one.
+            cause: of the weights version: ``manual`` or ``adapt``.
+            step: the training step that led to it.
+            details: more for the record, as JSON can hold it.
+
+        Raises:
+            ConfigError: a component is unknown, the shares are too much, or the chunk is scheduled.
+            ScheduleError: the run has ended.
+        """
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while time.monotonic() < deadline:
+            with self._lock:
+                self._cursor = None
+                cursor = self._stored_cursor()
+                chunk = cursor.next_chunk if from_chunk is None else from_chunk
+                shares = self._checked_shares(cursor, chunk, weights)
+                change = Change(chunk=chunk, weights=shares, cause=cause, step=step, details=details)
+                pending = tuple(sorted((*cursor.pending, change), key=lambda known: known.chunk))
+                try:
+                    self._commit(replace(cursor, pending=pending, num_changes=cursor.num_changes + 1), 1)
+                except ScheduleError:
+                    continue  # a scheduler was faster: it may have gone past the chunk
+                return chunk
+        raise ScheduleError(f"run {self.name!r}: its scheduler is always faster; set from_chunk further ahead")
+
+    def _checked_shares(self, cursor: Cursor, chunk: int, weights: Mapping[str, Any]) -> dict[str, float]:
+        """Return the shares that are set, by innermost component, after checking that they can be."""
+        if cursor.is_ended:
+            raise ScheduleError(f"run {self.name!r} has ended with chunk {cursor.next_chunk - 1}")
+        if chunk < cursor.next_chunk:
+            raise ConfigError(
+                f"from_chunk is {chunk}, but run {self.name!r} is scheduled up to chunk {cursor.next_chunk - 1}; "
+                f"weights can change from chunk {cursor.next_chunk} on"
+            )
+        path = f"run {self.name!r}: weights"
+        given = declared.weights(weights, path)
+        before = dict(zip(self.components, (share / SCALE for share in cursor.shares), strict=True))
+        after = set_shares(before, given, path)
+        return {leaf: after[leaf] for leaf in after if any(leaf == n or leaf.startswith(f"{n}.") for n in given)}
+
+    def _commit(self, cursor: Cursor, num_chunks: int) -> tuple[Cursor, int]:
+        """Draw and commit chunks; return the cursor after them, and how many they were."""
+        drawn = self._scheduler.draw(cursor, num_chunks)
+        previous = cursor.next_chunk - 1
+        self.weights_log.record(drawn.changes, is_current=lambda: self.chunks.last()[0] == previous)
+        self.chunks.append(drawn.chunks, drawn.cursor.to_dict(), previous=previous)
+        return drawn.cursor, len(drawn.chunks)
 
     def samples(self, chunk: int) -> DataFrame:
         """Return a frame of one chunk's samples in delivery order.

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from mixlake.catalog import ConfigError
 from mixlake.catalog.records import IntArray
 from mixlake.mixing.cell_rows import CellRows
 from mixlake.mixing.cells import CellPlan
@@ -87,8 +88,7 @@ class Scheduler:
             cursor = replace(cursor, segment=number)
         while cursor.pending and cursor.pending[0].chunk <= cursor.next_chunk:
             change = cursor.pending[0]
-            shares = dict(zip(self._program.components, (share / SCALE for share in cursor.shares), strict=True))
-            wanted = integer_shares(list(set_shares(shares, change.weights, change.cause).values()))
+            wanted = _changed_shares(self._program.components, cursor.shares, change)
             cursor = self._reweighted(replace(cursor, pending=cursor.pending[1:]), wanted, change, made)
         return cursor, made
 
@@ -220,6 +220,22 @@ class Scheduler:
             for number, start in enumerate(starts, start=1)
         ]
         return chunks, changes
+
+
+def _changed_shares(components: Sequence[str], shares: Sequence[int], change: Change) -> Sequence[int]:
+    """Return shares of which some are set.
+
+    What was possible when they were set may not be now: if no other component has a share any more, those that were
+    set have all.
+    """
+    before = dict(zip(components, (share / SCALE for share in shares), strict=True))
+    try:
+        return integer_shares(list(set_shares(before, change.weights, change.cause).values()))
+    except ConfigError:
+        after = set_shares(
+            dict.fromkeys(components, 1.0), {**dict.fromkeys(components, 0.0), **change.weights}, change.cause
+        )
+        return integer_shares(list(after.values()))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

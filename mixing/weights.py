@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -48,28 +48,40 @@ class WeightsLog:
     def declare(self, shares: Sequence[int]) -> None:
         """Write the declared weights as version 1."""
         self._append(
-            [Reweighting(version=1, chunk=0, shares=tuple(shares), cause="declared", step=0)], 0, f"declare {self._run}"
+            [Reweighting(version=1, chunk=0, shares=tuple(shares), cause="declared", step=0)],
+            None,
+            f"declare {self._run}",
         )
 
-    def record(self, changes: Sequence[Reweighting]) -> None:
+    def record(self, changes: Sequence[Reweighting], is_current: Callable[[], bool]) -> None:
         """Write weights versions; before the chunks that have them are.
 
-        A scheduler that died between the two finds them there, and they are the ones that it would write.
+        A scheduler that died between the two finds them there, and they are the ones that it would write. One that was
+        overtaken by somebody who set weights may have left others: no chunk has them, and they are replaced.
+
+        Args:
+            changes: the versions, in order.
+            is_current: says whether the chunks are still to be written; asked before anything is replaced.
 
         Raises:
-            ScheduleError: another scheduler is writing them now.
+            ScheduleError: another scheduler is writing.
         """
         if not changes:
             return
-        known = max(row["version"] for row in self._read())
-        new = [change for change in changes if change.version > known]
+        seen = self._lake.table(schema.WEIGHTS).transaction_version(f"run:{self._run}")
+        known = {row["version"]: row for row in self._read()}
+        new = [change for change in changes if not _is_same(self._to_row(change), known.get(change.version))]
         if not new:
             return
+        first = new[0].version
+        stale = f"run = '{self._run}' AND version >= {first}" if first in known else None
         try:
-            self._append(new, known, f"reweight {self._run}")
+            if not is_current():
+                raise LakeError(f"chunks of run {self._run!r} were written meanwhile")
+            self._append([c for c in changes if c.version >= first], seen, f"reweight {self._run}", stale)
         except LakeError as error:
             raise ScheduleError(
-                f"run {self._run!r}: another scheduler wrote weights after version {known}; only one may schedule a run"
+                f"run {self._run!r}: another scheduler wrote weights or chunks meanwhile; only one may schedule a run"
             ) from error
 
     def shares(self, version: int) -> list[int]:
@@ -82,7 +94,8 @@ class WeightsLog:
             for row in self._read():
                 weight = {entry["component"]: entry["weight"] for entry in row["weights"]}
                 weights = [weight.get(name, 0.0) for name in self._components]
-                self._shares[row["version"]] = integer_shares(weights)
+                if row["version"] == version:
+                    self._shares[version] = integer_shares(weights)
         if version not in self._shares:
             raise LakeError(f"run {self._run!r} has no weights version {version} in {self._lake.uri}")
         return self._shares[version]
@@ -91,12 +104,13 @@ class WeightsLog:
         table = arrow_dataset(self._lake.table(schema.WEIGHTS)).to_table(filter=pads.field("run") == self._run)
         return list(table.to_pylist())
 
-    def _append(self, changes: Sequence[Reweighting], known: int, action: str) -> None:
+    def _append(self, changes: Sequence[Reweighting], seen: int | None, action: str, stale: str | None = None) -> None:
         rows = pa.Table.from_pylist(
             [self._to_row(change) for change in changes], schema=schema.TABLES[schema.WEIGHTS].columns
         )
-        fence = Fence(application=f"run:{self._run}", seen=known - 1, number=changes[-1].version - 1)
-        self._lake.append(schema.WEIGHTS, rows, action=action, fence=fence)
+        last = -1 if seen is None else seen
+        fence = Fence(application=f"run:{self._run}", seen=last, number=last + 1)
+        self._lake.append(schema.WEIGHTS, rows, action=action, fence=fence, replace_where=stale)
 
     def _to_row(self, change: Reweighting) -> dict[str, Any]:
         named = zip(self._components, change.shares, strict=True)
@@ -110,3 +124,7 @@ class WeightsLog:
             "details": None if change.details is None else json.dumps(change.details),
             "created_at": datetime.now(UTC),
         }
+
+
+def _is_same(row: Mapping[str, Any], known: Mapping[str, Any] | None) -> bool:
+    return known is not None and all(known[key] == row[key] for key in ("chunk", "weights", "cause", "step", "details"))
