@@ -5,20 +5,26 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Sequence, Set
 from dataclasses import fields
+from pathlib import Path
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.markup import escape
 
-from mixlake.catalog import ConfigError, MixlakeError
+from mixlake.catalog import Catalog, ConfigError, MixlakeError
 from mixlake.catalog.errors import listed, nearest
-from mixlake.conf.commands import COMMANDS
+from mixlake.conf.commands import COMMANDS, Command
+from mixlake.conf.composed import write_declaration
 from mixlake.conf.display import make_console
 from mixlake.conf.schema import SCHEMAS, store_schemas
+from mixlake.mixing import Run
 
 _OVERRIDE = re.compile(r"[+~]{0,2}([A-Za-z_]\w*)[\w./@:-]*=", re.ASCII)
 _FLAGS_WITH_VALUE = (
@@ -33,7 +39,7 @@ _FLAGS_WITH_VALUE = (
     "--package",
     "-p",
 )
-_OPEN_DICTS = ("properties.", "options.")
+_OPEN_DICTS = ("properties.", "options.", "set.", "tokens_per_byte.")
 _QUIET = {
     "hydra/job_logging": "none",
     "hydra/hydra_logging": "none",
@@ -65,7 +71,28 @@ def _run_command(name: str, arguments: Sequence[str]) -> None:
     if name not in COMMANDS:
         raise ConfigError(f"there is no command {name!r}; commands: {listed(COMMANDS, 30)}.{nearest(name, COMMANDS)}")
     command = COMMANDS[name]
-    flags, overrides = _as_hydra_takes_them(name, command.positional, arguments)
+    with tempfile.TemporaryDirectory(prefix="mixlake-") as folder:
+        if name in ("run", "explain"):
+            arguments = _with_other_run(arguments, Path(folder))
+        flags, overrides = _as_hydra_takes_them(name, command.positional, arguments)
+        _compose_and_run(name, command, flags, overrides)
+
+
+def _with_other_run(arguments: Sequence[str], folder: Path) -> list[str]:
+    """Return the arguments with ``--from NAME`` replaced by overrides that choose what that run was declared with."""
+    given = list(arguments)
+    for index, argument in enumerate(given):
+        if argument.split("=", 1)[0] == "--from":
+            rest = given[index + 1 :]
+            source = argument.split("=", 1)[1] if "=" in argument else rest.pop(0) if rest else ""
+            others = given[:index] + rest
+            lake = next((other.split("=", 1)[1] for other in others if other.startswith("lake=")), "lake")
+            return [*write_declaration(Run.load(Catalog.open(lake), source), folder), *others]
+    return given
+
+
+def _compose_and_run(name: str, command: Command, flags: list[str], overrides: list[str]) -> None:
+    asked = set(overrides)
     given = {override.split("=", 1)[0].lstrip("+~") for override in overrides}
     settings = {
         **_QUIET,
@@ -78,6 +105,8 @@ def _run_command(name: str, arguments: Sequence[str]) -> None:
     def task(config: DictConfig) -> None:
         try:
             _check_complete(name, config)
+            if name == "run" and HydraConfig.get().mode is RunMode.MULTIRUN:
+                config.name = _swept_name(config.name, asked)
             command.function(config, make_console())
         except MixlakeError as error:  # here, because Hydra adds a line of its own to what it passes on
             _fail(str(error))
@@ -86,6 +115,13 @@ def _run_command(name: str, arguments: Sequence[str]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     sys.argv = [f"mixlake {name}", *flags, *overrides]
     hydra.main(version_base="1.3", config_path="pkg://mixlake.conf", config_name=name)(task)()
+
+
+def _swept_name(name: str, asked: Set[str]) -> str:
+    """Return a job's name: the run's, and the overrides that this job of the sweep has and others have not."""
+    swept = [override for override in HydraConfig.get().overrides.task if override not in asked]
+    short = [re.sub(r"^(mixture|curriculum)\.((components|stages)\.)?", "", override) for override in swept]
+    return "-".join([name, *(re.sub(r"[^A-Za-z0-9_.]+", "-", override).strip("-") for override in short)])
 
 
 def _check_complete(name: str, config: DictConfig) -> None:
@@ -125,9 +161,19 @@ def _explain_config_error(error: BaseException) -> str:
     causes = [error]
     while causes[-1].__cause__ is not None:
         causes.append(causes[-1].__cause__)
+    hint = next((found for cause in reversed(causes) if (found := _nearest_key(cause))), "")
     lines = [line.strip() for cause in causes for line in str(cause).splitlines() if line.strip()]
     useful = [line for line in dict.fromkeys(lines) if not line.startswith(("object_type=", "full_key:", "See "))]
-    return re.sub(r":\. ", ": ", ". ".join(line.rstrip(".") for line in useful))
+    return re.sub(r":\. ", ": ", ". ".join(line.rstrip(".") for line in useful)) + hint
+
+
+def _nearest_key(error: BaseException) -> str:
+    """Return the keys there are where one was not, and the nearest of them."""
+    parent, key = getattr(error, "parent_node", None), getattr(error, "key", None)
+    if not isinstance(parent, DictConfig) or parent._is_none() or key is None or key in parent:
+        return ""
+    keys = [str(known) for known in parent]
+    return f". There are: {listed(keys)}.{nearest(str(key), keys)}"
 
 
 def _print_overview() -> None:

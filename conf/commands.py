@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from omegaconf import DictConfig
 from rich.console import Console
 
-from mixlake.catalog import Catalog, propose_properties
-from mixlake.conf.composed import open_catalog, plain, read_mixture, read_properties, read_source
+from mixlake.catalog import Catalog, ConfigError, propose_properties
+from mixlake.conf.composed import open_catalog, plain, read_mixture, read_properties, read_settings, read_source
 from mixlake.conf.display import ProgressDisplay, print_frame
 from mixlake.mixing import Run, explain, list_runs
 
@@ -130,17 +130,12 @@ def _sql(config: DictConfig, console: Console) -> None:
 
 
 def _explain(config: DictConfig, console: Console) -> None:
-    console.print(explain(open_catalog(config), read_mixture(config)))
+    console.print(explain(open_catalog(config), read_mixture(config), **read_settings(config)))
 
 
 def _run(config: DictConfig, console: Console) -> None:
     run = Run.start(
-        open_catalog(config),
-        config.name,
-        read_mixture(config),
-        seed=config.seed,
-        chunk_size=config.chunk_size,
-        lanes=config.lanes,
+        open_catalog(config), config.name, read_mixture(config), **read_settings(config), composed=plain(config)
     )
     console.print(f"started run {run.name} over samples@{run.config.catalog_version}")
 
@@ -150,15 +145,29 @@ def _runs(config: DictConfig, console: Console) -> None:
 
 
 def _schedule(config: DictConfig, console: Console) -> None:
+    if config.follow and config.num_chunks is not None:
+        raise ConfigError("follow=true schedules until the run ends; leave num_chunks out")
+    if config.lookahead is not None and not config.follow:
+        raise ConfigError("lookahead is for follow=true; without it num_chunks says how many")
     run = Run.load(open_catalog(config), config.run)
     with ProgressDisplay(console, f"scheduling {run.name}") as progress:
-        num = run.schedule(config.num_chunks, progress=progress)
+        if config.follow:
+            lookahead = 4 * run.config.lanes if config.lookahead is None else config.lookahead
+            num = run.follow(lookahead=lookahead, progress=progress)
+        else:
+            num = run.schedule(100 if config.num_chunks is None else config.num_chunks, progress=progress)
     last, _, is_ended, _ = run.chunks.last()
     console.print(f"{num:,} chunks; the last one is {last:,}{', which ends the run' if is_ended else ''}")
 
 
 def _weights(config: DictConfig, console: Console) -> None:
-    print_frame(console, Run.load(open_catalog(config), config.run).weights())
+    run = Run.load(open_catalog(config), config.run)
+    if config.set:
+        chunk = run.set_weights(plain(config.set), from_chunk=config.from_chunk)
+        console.print(f"set from chunk {chunk:,} on")
+    elif config.from_chunk is not None:
+        raise ConfigError("from_chunk is given, but no weights to set: set.NAME=SHARE")
+    print_frame(console, run.weights())
 
 
 def _samples(config: DictConfig, console: Console) -> None:
@@ -182,11 +191,11 @@ COMMANDS = {
     "remove": Command(summary="take samples out of their datasets, by predicate", function=_remove, positional="where"),
     "gc": Command(summary="collect old catalog versions that no run is pinned to", function=_gc),
     "sql": Command(summary="query the lake, read-only", function=_sql, positional="query"),
-    "explain": Command(summary="dry-run a mixture: what it finds, when it runs out", function=_explain),
+    "explain": Command(summary="dry-run a mixture or a whole run: what it finds, when it runs out", function=_explain),
     "run": Command(summary="declare a training run", function=_run),
     "runs": Command(summary="list the runs of a lake", function=_runs),
-    "schedule": Command(summary="draw and commit a run's next chunks", function=_schedule),
-    "weights": Command(summary="list a run's weights versions and their causes", function=_weights),
+    "schedule": Command(summary="draw and commit a run's next chunks, or follow its loaders", function=_schedule),
+    "weights": Command(summary="list a run's weights versions and their causes, or set weights", function=_weights),
     "samples": Command(summary="list the samples of a chunk in delivery order", function=_samples),
     "lineage": Command(summary="find the chunks that drew some samples", function=_lineage, positional="where"),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from hydra.errors import InstantiationException
@@ -9,7 +10,10 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from mixlake.catalog import Catalog, ConfigError
-from mixlake.mixing import Mixture
+from mixlake.mixing import Mixture, Run
+
+FROM_RUN = "from_run"
+"""The name under which the declaration of another run is composed."""
 
 
 def plain(node: Any) -> Any:
@@ -55,6 +59,39 @@ def read_mixture(config: DictConfig) -> Mixture:
     if config.get("mixture") is None:
         raise ConfigError("no mixture is chosen; pass mixture=NAME, a file in the mixture/ group")
     return Mixture.from_dict(plain(config.mixture))
+
+
+def read_settings(config: DictConfig) -> dict[str, Any]:
+    """Return what a run is declared with besides its mixture, as `mixlake.mixing.Run.start` takes it."""
+    keys = ("curriculum", "seed", "chunk_size", "lanes", "length", "step", "tokens_per_byte")
+    return {key: plain(config[key]) for key in keys}
+
+
+def write_declaration(run: Run, folder: Path) -> list[str]:
+    """Write what a run was declared with as config groups; return the overrides that choose it.
+
+    Raises:
+        ConfigError: the run goes on from another one, which no config can say.
+    """
+    config = run.config
+    if config.parent is not None:
+        raise ConfigError(f"run {run.name!r} goes on from {config.parent!r}; fork that one instead")
+    groups: dict[str, dict[str, Any]] = {"mixture": config.mixture.to_dict()}
+    if config.curriculum is not None:
+        groups["curriculum"] = config.curriculum.to_dict()
+    groups["experiment"] = {
+        "seed": config.seed,
+        "chunk_size": config.chunk_size,
+        "lanes": config.lanes,
+        "length": config.length and config.length.to_dict(),
+        "step": config.step and config.step.to_dict(),
+        "tokens_per_byte": config.resolution.tokens_per_byte,
+    }
+    for group, declared in groups.items():
+        package = "# @package _global_\n" if group == "experiment" else ""
+        (folder / group).mkdir()
+        (folder / group / f"{FROM_RUN}.yaml").write_text(package + OmegaConf.to_yaml(declared), encoding="utf-8")
+    return [f"hydra.searchpath=[file://{folder}]", *(f"{group}={FROM_RUN}" for group in groups)]
 
 
 def open_catalog(config: DictConfig) -> Catalog:

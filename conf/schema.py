@@ -89,21 +89,31 @@ class SqlConfig(ReadConfig):
 
 
 @dataclass(kw_only=True)
-class ExplainConfig(ReadConfig):
-    """`mixlake explain`."""
+class DeclaredConfig(LakeConfig):
+    """A command that declares a run, or what one would do."""
 
     mixture: Any = MISSING
-
-
-@dataclass(kw_only=True)
-class StartConfig(LakeConfig):
-    """`mixlake run`."""
-
-    mixture: Any = MISSING
-    name: str = MISSING
+    curriculum: Any = None
     seed: int = MISSING
     chunk_size: int = MISSING
     lanes: int = MISSING
+    length: Any = None
+    step: Any = None
+    tokens_per_byte: Any = None
+
+
+@dataclass(kw_only=True)
+class ExplainConfig(DeclaredConfig):
+    """`mixlake explain`."""
+
+    version: int | None = None
+
+
+@dataclass(kw_only=True)
+class StartConfig(DeclaredConfig):
+    """`mixlake run`."""
+
+    name: str = MISSING
 
 
 @dataclass(kw_only=True)
@@ -117,7 +127,17 @@ class RunConfig(LakeConfig):
 class ScheduleConfig(RunConfig):
     """`mixlake schedule`."""
 
-    num_chunks: int = MISSING
+    num_chunks: int | None = None
+    follow: bool = MISSING
+    lookahead: int | None = None
+
+
+@dataclass(kw_only=True)
+class WeightsConfig(RunConfig):
+    """`mixlake weights`."""
+
+    set: dict[str, Any] = field(default_factory=dict)
+    from_chunk: int | None = None
 
 
 @dataclass(kw_only=True)
@@ -193,7 +213,7 @@ SCHEMAS: dict[str, type[LakeConfig]] = {
     "run": StartConfig,
     "runs": LakeConfig,
     "schedule": ScheduleConfig,
-    "weights": RunConfig,
+    "weights": WeightsConfig,
     "samples": SamplesConfig,
     "lineage": LineageConfig,
 }

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from rich import box
@@ -14,9 +16,15 @@ from rich.text import Text
 
 from mixlake.catalog import Catalog
 from mixlake.mixing.cells import CellPlan
+from mixlake.mixing.curriculum import Curriculum
+from mixlake.mixing.forecast import Forecast, forecast
+from mixlake.mixing.locality import Locality, expected_locality
 from mixlake.mixing.mixture import Mixture, OnExhausted, Unit
-from mixlake.mixing.program import Program
-from mixlake.mixing.resolution import plan_cells, program_of
+from mixlake.mixing.program import Leaf, Program
+from mixlake.mixing.resolution import plan_cells
+from mixlake.mixing.run_config import RunConfig
+
+_MANY_PASSES = 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,17 +57,13 @@ class Explanation:
     """Samples that pass the filter and match no component."""
     num_cells: int
     num_blocks: int
-
-    @property
-    def stops_after(self) -> float:
-        """Units after which the first component with ``on_exhausted: stop`` runs out; infinite where none has it.
-
-        Components that run out before it leave their shares to the others: it runs out sooner than if it kept its own.
-        """
-        first = self._first_to_stop()
-        if first is None:
-            return float("inf")
-        return math.fsum(min(c.num_units, c.share * first.lasts_for) for c in self.components)
+    has_length: bool
+    """Whether the length of the run is declared."""
+    forecast: Forecast
+    locality: Locality
+    """Of the first stage."""
+    warnings: tuple[str, ...]
+    """What one would regret."""
 
     def table(self) -> Table:
         """Return the components as a table."""
@@ -78,24 +82,42 @@ class Explanation:
             )
         return table
 
+    def stage_table(self) -> Table:
+        """Return what the components give in each stage as a table."""
+        unit = self.unit.value
+        table = Table(box=box.SIMPLE_HEAD, title="stages", title_justify="left")
+        for name in ("stage", "component"):
+            table.add_column(name, no_wrap=True)
+        for name in ("share", *(["samples"] if self.unit is Unit.SAMPLES else [unit, "samples"]), "passes"):
+            table.add_column(name, justify="right")
+        for stage in self.forecast.stages:
+            for number, c in enumerate(stage.components):
+                units = [] if self.unit is Unit.SAMPLES else [_rounded(c.num_units)]
+                row = [f"{c.share:.2%}", *units, _rounded(c.num_samples), f"{c.passes:.2f}"]
+                table.add_row(Text("" if number else stage.name), Text(c.name), *row)
+        return table
+
     def notes(self) -> list[str]:
-        """Return what the table does not show, as sentences."""
+        """Return what the tables do not show, as sentences."""
         notes = [
-            f"{self.num_cells} cells in {self.num_blocks:,} blocks; {self.num_unmatched:,} samples match no component."
+            f"{self.num_cells} cells in {self.num_blocks:,} blocks; {self.num_unmatched:,} samples match no component.",
+            f"Neighbours are {_rounded(self.locality.neighbour_distance)} samples apart "
+            f"({_rounded(self.locality.unshuffled_distance)} unshuffled); formats whose blocks are decoded as a whole "
+            f"decode {self.locality.read_amplification:.2f} times what they deliver.",
         ]
-        first = self._first_to_stop()
-        if first is not None:
-            notes.append(
-                f"The run stops after about {self.stops_after:,.0f} {self.unit.value}, when {first.name} runs out."
-            )
+        unit, end = self.unit.value, self.forecast.num_units
+        if self.forecast.stopped_by is not None:
+            notes.append(f"The run stops after about {end:,.0f} {unit}, when {self.forecast.stopped_by} runs out.")
+        elif math.isfinite(end):
+            notes.append(f"The run ends after about {end:,.0f} {unit}.")
+        else:
+            notes.append("The run has no end: its components are repeated, and it has no length.")
         return notes
 
-    def _first_to_stop(self) -> ComponentSummary | None:
-        stopping = [c for c in self.components if c.on_exhausted is OnExhausted.STOP and c.share]
-        return min(stopping, key=lambda c: c.lasts_for, default=None)
-
     def __rich__(self) -> Group:
-        return Group(self.table(), *map(Text, self.notes()))
+        is_staged = len(self.forecast.stages) > 1 or self.has_length
+        tables = [self.table(), *([self.stage_table()] if is_staged else [])]
+        return Group(*tables, *map(Text, self.notes()), *(Text(f"warning: {text}") for text in self.warnings))
 
     def __str__(self) -> str:
         buffer = io.StringIO()
@@ -104,45 +126,120 @@ class Explanation:
         return "\n".join(line.rstrip() for line in buffer.getvalue().strip("\n").splitlines())
 
 
-def explain(catalog: Catalog, mixture: Mixture) -> Explanation:
-    """Return, per component, what the mixture finds in the catalog and when it runs out; nothing is written.
+def explain(
+    catalog: Catalog,
+    mixture: Mixture | Mapping[str, Any],
+    *,
+    curriculum: Curriculum | Mapping[str, Any] | None = None,
+    seed: int = 0,
+    chunk_size: int = 1024,
+    lanes: int = 8,
+    length: Mapping[str, Any] | None = None,
+    step: Mapping[str, Any] | None = None,
+    tokens_per_byte: float | Mapping[str, float] | None = None,
+) -> Explanation:
+    """Return what a run would find in the catalog, give, and run out of; nothing is written.
+
+    The arguments are those of `Run.start`, which would refuse the same.
 
     Raises:
-        QueryError: the filter or a predicate is wrong.
-        ConfigError: a component is empty, or samples lack the property that the unit counts.
+        QueryError: a predicate is wrong.
+        ConfigError: a component is empty, a number is out of range, or something cannot be known.
     """
-    program = program_of(catalog, mixture)
-    return summarize(plan_cells(catalog, program), program, catalog.version)
-
-
-def summarize(plan: CellPlan, program: Program, catalog_version: int) -> Explanation:
-    """Return the explanation of a plan that is there already."""
-    leaves = program.segments[0].leaves
-    component_C = plan.owners(leaves)
-    all_units = int(plan.num_units_C[component_C >= 0].sum())
-    summaries = []
-    for index, leaf in enumerate(leaves):
-        mine = component_C == index
-        matching = plan.matching(leaf)
-        units = int(plan.num_units_C[mine].sum())
-        summaries.append(
-            ComponentSummary(
-                name=leaf.name,
-                share=leaf.share,
-                natural_share=units / all_units if all_units else 0.0,
-                num_samples=int(plan.num_samples_C[mine].sum()),
-                num_units=units,
-                lasts_for=units / leaf.share if leaf.share else float("inf"),
-                num_overlaps=int(plan.num_samples_C[matching & ~mine].sum()),
-                num_cells=int(mine.sum()),
-                on_exhausted=leaf.on_exhausted,
-            )
-        )
-    return Explanation(
-        catalog_version=catalog_version,
-        unit=program.unit,
-        components=tuple(summaries),
-        num_unmatched=int(plan.num_samples_C[component_C < 0].sum()),
-        num_cells=int(np.count_nonzero(component_C >= 0)),
-        num_blocks=len(plan.block_number_B),
+    pinned = catalog.at(version=catalog.version)
+    config = RunConfig.declare(
+        pinned,
+        "explained",
+        mixture,
+        curriculum=curriculum,
+        seed=seed,
+        chunk_size=chunk_size,
+        lanes=lanes,
+        length=length,
+        step=step,
+        tokens_per_byte=tokens_per_byte,
+        composed=None,
     )
+    plan = plan_cells(pinned, config.program())
+    return summarize(plan, config.settled(plan))
+
+
+def summarize(plan: CellPlan, config: RunConfig) -> Explanation:
+    """Return the explanation of a plan that is there already."""
+    program = config.program()
+    components = tuple(_summaries(plan, program))
+    leaves = program.segments[0].leaves
+    owner_C = plan.owners(leaves)
+    shares = [leaf.share for leaf in leaves]
+    expected = forecast(program, plan, config.chunk_size)
+    locality = expected_locality(
+        plan, owner_C, shares, window=program.window, chunk_size=config.chunk_size, lanes=config.lanes
+    )
+    explanation = Explanation(
+        catalog_version=config.catalog_version,
+        unit=program.unit,
+        components=components,
+        num_unmatched=int(plan.num_samples_C[owner_C < 0].sum()),
+        num_cells=int(np.count_nonzero(owner_C >= 0)),
+        num_blocks=len(plan.block_number_B),
+        has_length=program.end is not None,
+        forecast=expected,
+        locality=locality,
+        warnings=(),
+    )
+    return replace(explanation, warnings=tuple(_warnings(explanation, int(plan.num_samples_C.sum()))))
+
+
+def _summaries(plan: CellPlan, program: Program) -> Iterator[ComponentSummary]:
+    leaves = program.segments[0].leaves
+    owner_C = plan.owners(leaves)
+    ratios = program.tokens_per_byte
+    units_L = [
+        int(plan.num_units_C[owner_C == index].sum() * (1.0 if ratios is None else ratios[leaf.name]))
+        for index, leaf in enumerate(leaves)
+    ]
+    for index, (leaf, units) in enumerate(zip(leaves, units_L, strict=True)):
+        mine = owner_C == index
+        yield ComponentSummary(
+            name=leaf.name,
+            share=leaf.share,
+            natural_share=units / sum(units_L) if any(units_L) else 0.0,
+            num_samples=int(plan.num_samples_C[mine].sum()),
+            num_units=units,
+            lasts_for=_lasting(units, leaf),
+            num_overlaps=int(plan.num_samples_C[plan.matching(leaf) & ~mine].sum()),
+            num_cells=int(mine.sum()),
+            on_exhausted=leaf.on_exhausted,
+        )
+
+
+def _lasting(units: int, leaf: Leaf) -> float:
+    if not leaf.share or leaf.max_passes is None:
+        return float("inf")
+    return units * leaf.max_passes / leaf.share
+
+
+def _warnings(found: Explanation, num_samples: int) -> Iterator[str]:
+    """Yield what one would regret."""
+    passes: dict[str, float] = {}
+    for stage in found.forecast.stages:
+        passes |= {c.name: c.passes for c in stage.components}
+    for name, number in passes.items():
+        if number > _MANY_PASSES:
+            yield f"{name} is seen {_rounded(number)} times; more than four passes help little (arXiv 2305.16264)"
+    if found.forecast.is_cut_short:
+        why = "its samples run out" if found.forecast.stopped_by is None else f"{found.forecast.stopped_by} runs out"
+        yield f"the run ends before its length, because {why}"
+    if found.num_unmatched > num_samples / 2:
+        yield f"{found.num_unmatched / num_samples:.0%} of the samples that pass the filter belong to no component"
+    for component in found.components:
+        matched = component.num_samples + component.num_overlaps
+        if component.num_overlaps > matched / 2:
+            part = f"{component.num_overlaps / matched:.0%}"
+            yield f"{part} of what {component.name} matches belongs to components before it"
+        if component.share == 0:
+            yield f"{component.name} has no weight: its samples are never drawn"
+
+
+def _rounded(number: float) -> str:
+    return "∞" if math.isinf(number) else f"{number:,.1f}" if number < 10 else f"{number:,.0f}"

@@ -50,7 +50,7 @@ def expected_locality(
     """
     rate_C = _samples_per_chunk(plan, component_C, np.asarray(shares, np.float64), chunk_size)
     cell, block, num, begin, end = _windows(plan, window)
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
         until = (plan.num_samples_C / rate_C).min()  # chunks until the first cell runs out
         first, last = begin / rate_C[cell], end / rate_C[cell]
     is_drawn = first < until

@@ -53,24 +53,25 @@ def test_a_run_stops_when_it_was_said_to(
     found = explain(catalog, mixture)
     assert [c.lasts_for for c in found.components] == pytest.approx([3000, 300])
     # The second component runs out after 300 samples; where it leaves, the first goes on alone.
-    assert found.stops_after == pytest.approx(1200 if policies == ("stop", "redistribute") else 300)
+    assert found.forecast.num_units == pytest.approx(1200 if policies == ("stop", "redistribute") else 300)
     run = Run.start(catalog, new_name(), mixture)
     run.schedule(100)
     (row,) = catalog.sql(f"SELECT sum(num_samples) AS n FROM chunks WHERE run = '{run.name}'").to_pylist()
-    assert row["n"] == pytest.approx(found.stops_after, abs=1)
+    assert row["n"] == pytest.approx(found.forecast.num_units, abs=1)
 
 
 def test_a_run_without_a_stopping_component_has_no_end_but_its_data(
     catalog: Catalog, make_mixture: MakeMixture
 ) -> None:
     found = explain(catalog, make_mixture(("n < 10", 1), ("true", 1), on_exhausted="redistribute"))
-    assert found.stops_after == math.inf
-    assert len(found.notes()) == 1
+    assert found.forecast.num_units == pytest.approx(2400)
+    assert found.forecast.exhausted == (("c0", 20.0), ("c1", 2400.0))
+    assert found.notes()[-1] == "The run ends after about 2,400 samples."
 
 
 def test_a_component_of_weight_zero_does_not_stop_a_run(catalog: Catalog, make_mixture: MakeMixture) -> None:
     found = explain(catalog, make_mixture(("n < 10", 0), ("n < 100", 1)))
-    assert found.stops_after == 90
+    assert found.forecast.num_units == pytest.approx(90)
     assert found.notes()[-1] == "The run stops after about 90 samples, when c1 runs out."
 
 
@@ -89,7 +90,11 @@ def test_printed_it_is_a_table(make_catalog: MakeCatalog, make_mixture: MakeMixt
         ["c2", "0.00%", "49.97%", "1,499", "1,498", "∞", "redistribute", "1,500"],
     ]
     blocks = catalog.sql("SELECT count(DISTINCT block) AS n FROM samples").to_pylist()[0]["n"]
-    assert text.splitlines()[-1] == f"3 cells in {blocks} blocks; 1 samples match no component."
+    assert f"3 cells in {blocks} blocks; 1 samples match no component." in text.splitlines()
+    assert text.splitlines()[-2:] == [
+        "warning: 50% of what c2 matches belongs to components before it",
+        "warning: c2 has no weight: its samples are never drawn",
+    ]
     assert not [line for line in text.splitlines() if line != line.rstrip() or len(line) > 120]
 
 
@@ -101,7 +106,7 @@ def test_names_are_printed_as_they_are(catalog: Catalog) -> None:
     text = str(explain(catalog, Mixture.from_dict({"components": components})))
     assert "[bold]code[/bold]" in text.splitlines()[4]
     assert ":smile:" in text.splitlines()[5]
-    assert text.endswith("when [bold]code[/bold] runs out.")
+    assert "when [bold]code[/bold] runs out." in text
 
 
 def test_nothing_is_written(catalog: Catalog, make_mixture: MakeMixture) -> None:

@@ -1,0 +1,216 @@
+"""What a run will draw, stage by stage, foretold from its plan as if samples could be cut: nothing is drawn or read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from mixlake.mixing.cells import CellPlan
+from mixlake.mixing.extents import Axis
+from mixlake.mixing.mixture import OnExhausted
+from mixlake.mixing.program import Program, Segment
+from mixlake.mixing.quotas import SCALE
+from mixlake.mixing.streams import Source, find_sources
+
+FloatArray = npt.NDArray[np.float64]
+_NOTHING = 1e-9
+"""Units: less than this is left of a component that has run out."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageComponent:
+    """What a component gives in one stage."""
+
+    name: str
+    num_units: float
+    num_samples: float
+    share: float
+    """Of the stage's units."""
+    passes: float
+    """How often it has been gone through by the end of the stage, in the mean over its samples."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageForecast:
+    """What is drawn in one stage."""
+
+    name: str
+    num_units: float
+    num_chunks: float
+    components: tuple[StageComponent, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Forecast:
+    """What a run draws from its beginning to its end."""
+
+    stages: tuple[StageForecast, ...]
+    num_units: float
+    """Of the whole run; infinite where it has no end."""
+    exhausted: tuple[tuple[str, float], ...]
+    """The components that run out, in order, and after how many units of the run."""
+    stopped_by: str | None
+    """The component that ends the run because it has run out."""
+    is_cut_short: bool
+    """Whether it ends before its declared length."""
+
+
+@dataclass(slots=True)
+class _State:
+    drawn_C: FloatArray
+    """Units drawn from each cell, over all passes."""
+    units: float = 0.0
+    chunks: float = 0.0
+    exhausted: dict[str, float] = field(default_factory=dict)
+    stopped_by: str | None = None
+    is_over: bool = False
+
+
+def forecast(program: Program, plan: CellPlan, chunk_size: int) -> Forecast:
+    """Return what a run draws, within a sample's length and the chunk that a stage ends in."""
+    state = _State(drawn_C=np.zeros(plan.num_cells))
+    totals = [(np.zeros(len(program.components)), 0.0) for _ in program.stages]
+    passes: list[FloatArray] = [np.zeros(len(program.components)) for _ in program.stages]
+    found: dict[int, list[Source]] = {}
+    for index, segment in enumerate(program.segments):
+        if state.is_over:
+            break
+        sources = found.setdefault(id(segment.leaves), find_sources(program, plan, segment.leaves))
+        before = state.chunks
+        given = _run_segment(state, program, plan, segment, sources, index, chunk_size)
+        units, chunks = totals[segment.stage]
+        totals[segment.stage] = (units + given, chunks + state.chunks - before)
+        passes[segment.stage] = np.array([_passes(state.drawn_C, plan, source) for source in sources])
+    means = _mean_units(program, plan, found)
+    stages = [
+        StageForecast(
+            name=name,
+            num_units=float(units.sum()),
+            num_chunks=chunks,
+            components=tuple(
+                StageComponent(
+                    name=component,
+                    num_units=float(units[k]),
+                    num_samples=float(units[k] / means[k]) if means[k] else 0.0,
+                    share=float(units[k] / units.sum()) if math.isfinite(units.sum()) and units.sum() else 0.0,
+                    passes=float(stage_passes[k]),
+                )
+                for k, component in enumerate(program.components)
+                if units[k]
+            ),
+        )
+        for name, (units, chunks), stage_passes in zip(program.stages, totals, passes, strict=True)
+    ]
+    end = program.end
+    reached = state.chunks if end is None or end.axis is Axis.CHUNKS else state.units
+    return Forecast(
+        stages=tuple(stages),
+        num_units=state.units,
+        exhausted=tuple(state.exhausted.items()),
+        stopped_by=state.stopped_by,
+        is_cut_short=end is not None and reached < end.at * (1 - 1e-9),
+    )
+
+
+def _run_segment(
+    state: _State,
+    program: Program,
+    plan: CellPlan,
+    segment: Segment,
+    sources: Sequence[Source],
+    index: int,
+    chunk_size: int,
+) -> FloatArray:
+    """Go on to the end of a segment, or of the run; return the units that each component gave."""
+    limits = [(program.axis, following.start) for following in program.segments[index + 1 : index + 2]]
+    end = None if program.end is None else (program.end.axis, program.end.at)
+    shares: FloatArray = np.array(segment.shares, np.float64) / SCALE
+    given = np.zeros(len(shares))
+    means = np.array([_mean(plan, source) for source in sources])
+    while True:
+        left = np.array([_left(state.drawn_C, plan, source) for source in sources])
+        for k in np.flatnonzero((shares > 0) & (left <= _NOTHING)).tolist():
+            state.exhausted.setdefault(program.components[k], state.units)
+            if sources[k].on_exhausted is OnExhausted.STOP:
+                state.stopped_by, state.is_over = program.components[k], True
+            shares[k] = 0.0
+        if state.is_over or not shares.any():
+            state.is_over = True
+            return given
+        shares = np.asarray(shares / shares.sum(), np.float64)
+        per_chunk = chunk_size / (shares[shares > 0] / means[shares > 0]).sum()
+        spans = [_units_to(limit, state, per_chunk) for limit in (*limits, *([end] if end else []))]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            lasts = np.where(shares > 0, left / shares, np.inf).min()
+        span = min([*spans, float(lasts)])
+        if math.isinf(span):
+            given += np.where(shares > 0, np.inf, 0.0)
+            state.units, state.chunks, state.is_over = math.inf, math.inf, True
+            return given
+        for k in np.flatnonzero(shares).tolist():
+            _take(state.drawn_C, plan, sources[k], float(shares[k]) * span)
+        given += shares * span
+        state.units += span
+        state.chunks += span / per_chunk
+        if end is not None and _units_to(end, state, per_chunk) <= _NOTHING:
+            state.is_over = True
+        if state.is_over or any(_units_to(limit, state, per_chunk) <= _NOTHING for limit in limits):
+            return given
+
+
+def _units_to(limit: tuple[Axis, int], state: _State, per_chunk: float) -> float:
+    axis, at = limit
+    return max(0.0, (at - state.chunks) * per_chunk if axis is Axis.CHUNKS else at - state.units)
+
+
+def _sizes(plan: CellPlan, source: Source) -> FloatArray:
+    return np.asarray(plan.num_units_C[source.cells] * (1.0 if source.ratio is None else source.ratio), np.float64)
+
+
+def _mean(plan: CellPlan, source: Source) -> float:
+    return float(_sizes(plan, source).sum()) / max(1, int(plan.num_samples_C[source.cells].sum()))
+
+
+def _mean_units(program: Program, plan: CellPlan, found: dict[int, list[Source]]) -> list[float]:
+    """Return the mean units of a component's samples, over all definitions that it has."""
+    return [
+        max((_mean(plan, sources[k]) for sources in found.values()), default=0.0)
+        for k in range(len(program.components))
+    ]
+
+
+def _left(drawn_C: FloatArray, plan: CellPlan, source: Source) -> float:
+    """Return how many units a component can still give."""
+    sizes = _sizes(plan, source)
+    if source.max_passes is None:
+        return math.inf if sizes.any() else 0.0
+    return float(np.maximum(source.max_passes * sizes - drawn_C[source.cells], 0).sum())
+
+
+def _passes(drawn_C: FloatArray, plan: CellPlan, source: Source) -> float:
+    sizes = _sizes(plan, source)
+    return float(drawn_C[source.cells].sum() / sizes.sum()) if sizes.any() else 0.0
+
+
+def _take(drawn_C: FloatArray, plan: CellPlan, source: Source, amount: float) -> None:
+    """Take units from a component's cells, from those first that were gone through least often."""
+    sizes = _sizes(plan, source)
+    cells, sizes = source.cells[sizes > 0], sizes[sizes > 0]
+    while amount > _NOTHING:
+        level = np.floor(drawn_C[cells] / sizes + 1e-9)
+        lowest = level.min()
+        mine = level == lowest
+        room = np.where(mine, (lowest + 1) * sizes - drawn_C[cells], 0.0)
+        if amount >= room.sum():
+            amount -= float(room.sum())
+            drawn_C[cells] += room
+            whole = math.floor(amount / sizes.sum()) if mine.all() else 0
+            drawn_C[cells] += whole * sizes
+            amount -= whole * float(sizes.sum())
+        else:
+            drawn_C[cells] += room * (amount / room.sum())
+            amount = 0.0

@@ -1,0 +1,142 @@
+"""Runs from the command line: curricula, sweeps, another run's declaration, weights by hand, following loaders."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mixlake.catalog import Catalog
+from mixlake.mixing import Run, list_runs
+
+MIXLAKE = Path(sys.executable).with_name("mixlake")
+Mixlake = Callable[..., str]
+MIXTURE = """
+components:
+  german: {where: "language = 'de'", weight: 1}
+  code:
+    where: "language = 'py'"
+    weight: 1
+    components:
+      short: {where: "num_bytes < 5", weight: 1}
+      long: {weight: 3}
+  rest: {weight: 2}
+on_exhausted: redistribute
+"""
+CURRICULUM = """
+stages:
+  first: {until: {chunks: 3}}
+  second: {weights: {code: 0.6}, ramp: {over: {chunks: 2}}}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("project")
+    records = [{"text": f"{n}", "language": ("de", "en", "py")[n % 3]} for n in range(30_000)]
+    (folder / "all.jsonl").write_text("\n".join(map(json.dumps, records)))
+    catalog = Catalog.create(str(folder / "lake"))
+    catalog.register(
+        "all", str(folder / "all.jsonl"), properties={"language": "language", "num_bytes": "octet_length(text)"}
+    )
+    for group, text in (("mixture", MIXTURE), ("curriculum", CURRICULUM)):
+        (folder / "my" / group).mkdir(parents=True)
+        (folder / "my" / group / "mine.yaml").write_text(text)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def mixlake(folder: Path) -> Mixlake:
+    def call(*arguments: str, code: int = 0) -> str:
+        done = subprocess.run(
+            [str(MIXLAKE), *arguments], cwd=folder, capture_output=True, text=True, timeout=120, check=False
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+        return done.stderr if code else done.stdout
+
+    return call
+
+
+def load(folder: Path, name: str) -> Run:
+    return Run.load(Catalog.open(str(folder / "lake")), name)
+
+
+OWN = ("--config-dir", "my", "mixture=mine")
+
+
+def test_a_run_is_composed_scheduled_and_reweighted(mixlake: Mixlake, folder: Path) -> None:
+    mixlake("run", *OWN, "curriculum=mine", "name=exp1", "chunk_size=100", "mixture.components.code.weight=2")
+    assert load(folder, "exp1").components == ("german", "code.short", "code.long", "rest")
+    assert load(folder, "exp1").config.composed is not None
+    assert mixlake("schedule", "run=exp1", "num_chunks=4").strip() == "4 chunks; the last one is 3"
+    out = mixlake("weights", "run=exp1", "set.code.short=0.3", "set.german=0.1", "from_chunk=6")
+    assert out.startswith("set from chunk 6 on")
+    mixlake("schedule", "run=exp1", "num_chunks=3")
+    rows = load(folder, "exp1").weights().to_pylist()
+    causes = [(row["chunk"], row["cause"]) for row in rows]
+    assert causes == [(0, "declared"), *((chunk, "curriculum") for chunk in (3, 4, 5)), (6, "manual")]
+    assert {w["component"]: round(w["weight"], 3) for w in rows[-1]["weights"]}["code.short"] == 0.3
+    error = mixlake("weights", "run=exp1", "set.german=0.1", "from_chunk=2", code=2)
+    assert "from_chunk is 2, but run 'exp1' is scheduled up to chunk 7" in error
+    again = mixlake("explain", "--config-dir", "my", "--from", "exp1", "mixture.components.code.weight=3")
+    assert "second" in again
+
+
+def test_another_run_starts_with_the_same_declaration_and_overrides(mixlake: Mixlake, folder: Path) -> None:
+    ratios = "tokens_per_byte={german: 0.3, code.short: 0.4, code.long: 0.4, rest: 0.25}"
+    first = ("name=source", "mixture.unit=tokens", ratios, "chunk_size=50", "lanes=2", "length={tokens: 900}")
+    mixlake("run", *OWN, "+mixture.unit=tokens", *[a for a in first if "unit" not in a], "step={tokens: 10}", "seed=7")
+    mixlake("run", "--from", "source", "name=same")
+    mixlake("run", "--from=source", "name=other", "seed=8", "mixture.components.german.weight=5")
+    source, same, other = (load(folder, name).config for name in ("source", "same", "other"))
+    assert same.config_hash == source.config_hash != other.config_hash
+    assert (other.seed, other.mixture.components[0].weight, other.length) == (8, 5.0, source.length)
+    assert "no run 'sauce'" in mixlake("run", "--from", "sauce", "name=x", code=2)
+
+
+def test_a_sweep_starts_a_run_for_every_job_named_by_its_overrides(mixlake: Mixlake, folder: Path) -> None:
+    mixlake("run", "-m", *OWN, "name=sweep", "seed=0,1", "mixture.components.german.weight=0.2,0.4", "chunk_size=50")
+    names = [row["run"] for row in list_runs(Catalog.open(str(folder / "lake"))).to_pylist()]
+    assert [name for name in names if name.startswith("sweep")] == [
+        f"sweep-seed-{seed}-german.weight-{weight}" for seed in (0, 1) for weight in (0.2, 0.4)
+    ]
+    assert load(folder, "sweep-seed-1-german.weight-0.4").config.seed == 1
+
+
+def test_a_process_follows_until_the_run_ends(mixlake: Mixlake) -> None:
+    mixlake("run", *OWN, "name=short", "chunk_size=50", "length={chunks: 9}")
+    assert mixlake("schedule", "run=short", "follow=true", "lookahead=20").strip() == (
+        "9 chunks; the last one is 8, which ends the run"
+    )
+    assert "leave num_chunks out" in mixlake("schedule", "run=short", "follow=true", "num_chunks=3", code=2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["mixture.components.germn.weight=0.4"],
+            r"Could not override 'mixture.components.germn.weight'.*There are: german, code, rest.* mean 'german'\?",
+        ),
+        (["mixture.components.german.wieght=0.4"], r"wieght.*There are: where, weight.* Did you mean 'weight'\?"),
+        (["mixture.components.code.components.short.weight=much"], r"short.weight is 'much'; expected a number"),
+        (["chunk_sise=4"], r"Could not override 'chunk_sise'.*There are: .* Did you mean 'chunk_size'\?"),
+        (["chunk_size=many"], "Value 'many' of type 'str' could not be converted to Integer"),
+        (["curriculum=mine", "curriculum.stages.second.weights.kode=0.6"], "kode"),
+        (
+            ["curriculum=mine", "curriculum.stages.first.until.chunks=null", "+curriculum.stages.first.until.epochs=3"],
+            "first.until has no key 'epochs'; allowed: steps, chunks",
+        ),
+        (["length={epochs: 3}"], "length has no key 'epochs'; allowed: steps, chunks"),
+    ],
+)
+def test_a_typo_is_answered_with_its_path_and_what_there_is(
+    mixlake: Mixlake, arguments: list[str], message: str
+) -> None:
+    error = mixlake("explain", *OWN, *arguments, code=2)
+    assert re.search(message, error), error
+    assert error.count("\n") == 1

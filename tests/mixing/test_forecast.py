@@ -1,0 +1,83 @@
+"""What is foretold is what a run then does."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from mixlake.catalog import Catalog
+from mixlake.mixing import Run, explain
+
+NewName = Callable[[], str]
+Draws = Callable[[Run], pd.DataFrame]
+FEW = {"where": "n % 24 = 0", "weight": 1, "on_exhausted": "repeat", "max_passes": 4}
+GERMAN = {"where": "language = 'de'", "weight": 1}
+REST = {"weight": 2, "on_exhausted": "redistribute"}
+GOOD = {"components": {"good": {"where": "quality > 0.5", "weight": 3}, "rest": {"weight": 1}}}
+
+
+@pytest.mark.parametrize("unit", ["samples", "bytes"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"length": {"samples": 900}},
+        {"curriculum": {"stages": {"a": {"until": {"chunks": 9}}, "b": {"weights": {"few": 0.5}}}}},
+        {
+            "curriculum": {
+                "stages": {"a": {"until": {"fraction": 0.5}}, "b": {"mixture": GOOD, "ramp": {"over": {"chunks": 8}}}}
+            },
+            "length": {"chunks": 60},
+        },
+    ],
+)
+def test_stages_give_what_was_foretold(
+    catalog: Catalog, new_name: NewName, draws: Draws, settings: Any, unit: str
+) -> None:
+    mixture = {"unit": unit, "components": {"few": FEW, "german": GERMAN, "rest": REST}, "on_exhausted": "redistribute"}
+    expected = explain(catalog, mixture, chunk_size=20, **settings).forecast
+    run = Run.start(catalog, new_name(), mixture, chunk_size=20, **settings)
+    run.schedule(10_000)
+    found = draws(run)
+    units = found.num_bytes if unit == "bytes" else pd.Series(1, index=found.index)
+    assert units.sum() == pytest.approx(expected.num_units, rel=0.02)
+    for number, stage in enumerate(expected.stages):
+        mine = found[found.stage == number]
+        totals = units[mine.index].groupby(mine.component).sum()
+        assert {c.name: c.num_units for c in stage.components} == pytest.approx(totals.to_dict(), rel=0.06, abs=160)
+        assert {c.name: c.num_samples for c in stage.components} == pytest.approx(
+            mine.component.value_counts().to_dict(), rel=0.1, abs=6 if unit == "samples" else 16
+        )
+    assert run.chunks.last()[0] + 1 == pytest.approx(sum(s.num_chunks for s in expected.stages), abs=1.5)
+    few = expected.stages[-1].components[0]
+    if few.name == "few":
+        assert few.passes == pytest.approx((found.component == "few").sum() / 100, abs=0.1)
+
+
+def test_a_run_without_an_end_is_foretold_as_such(catalog: Catalog) -> None:
+    found = explain(catalog, {"components": {"all": {"weight": 1, "on_exhausted": "repeat"}}})
+    assert found.forecast.num_units == float("inf")
+    assert found.notes()[-1] == "The run has no end: its components are repeated, and it has no length."
+
+
+def test_what_one_would_regret_is_said(catalog: Catalog) -> None:
+    few = {"where": "n < 10", "weight": 1, "on_exhausted": "repeat"}
+    found = explain(catalog, {"components": {"few": few, "rest": {"weight": 1}}}, length={"samples": 9_000})
+    assert found.warnings == (
+        "few is seen 239 times; more than four passes help little (arXiv 2305.16264)",
+        "the run ends before its length, because rest runs out",
+    )
+    found = explain(catalog, {"components": {"few": {"where": "n < 10", "weight": 1}}})
+    assert found.warnings == ("100% of the samples that pass the filter belong to no component",)
+
+
+def test_printed_a_run_with_stages_has_a_table_of_them(catalog: Catalog) -> None:
+    curriculum = {"stages": {"warm": {"until": {"fraction": 0.5}}, "cold": {"weights": {"german": 0.75}}}}
+    mixture = {"components": {"german": GERMAN, "rest": REST}}
+    text = str(explain(catalog, mixture, curriculum=curriculum, length={"chunks": 10}, chunk_size=40))
+    lines = [line.split() for line in text.split("stages\n")[1].splitlines()]
+    assert ["stage", "component", "share", "samples", "passes"] in lines
+    assert ["warm", "german", "33.33%", "67", "0.11"] in lines
+    assert ["cold", "german", "75.00%", "150", "0.35"] in lines
+    assert "The run ends after about 400 samples." in text
