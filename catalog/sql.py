@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import pyarrow as pa
 from datafusion import DataFrame, SessionContext, SQLOptions
 
+from mixlake.catalog import schema
 from mixlake.catalog.errors import QueryError, listed, nearest
 
 _READ_ONLY = SQLOptions().with_allow_ddl(False).with_allow_dml(False).with_allow_statements(False)
@@ -40,7 +41,7 @@ def run_query(context: SessionContext, query: str, where: str) -> DataFrame:
     except Exception as error:  # datafusion raises ValueError and bare Exception alike for refused SQL
         unknown = _UNKNOWN_TABLE.search(str(error))
         if unknown:
-            tables = sorted(context.catalog().schema().names())
+            tables = sorted(schema.TABLES)
             reason = f"unknown table {unknown[1]!r}; there are: {listed(tables)}.{nearest(unknown[1], tables)}"
         else:
             reason = _explain(error, where)
