@@ -360,7 +360,7 @@ class Catalog:
             QueryError: the query does not parse, names something unknown, or would write.
         """
         # Opening all tables takes 20 ms. The samples tell, whatever is asked, if the version has been collected.
-        named = [name for name in schema.TABLES if name == schema.SAMPLES or name in query.lower()]
+        named = [schema.SAMPLES, *(n for n in schema.TABLES if n != schema.SAMPLES and n in query.lower())]
         return run_query(self.session(named), query, f"catalog@{self.version}")
 
     def session(self, tables: Collection[str] = tuple(schema.TABLES)) -> SessionContext:
