@@ -22,7 +22,6 @@ class ReadCache:
 
     def __init__(self, max_bytes: int = 256 << 20, max_disk_bytes: int = 16 << 30) -> None:
         self.max_bytes = max_bytes
-        self.max_disk_bytes = max_disk_bytes
         self._in_memory = _Pieces(max_bytes)
         self._on_disk = _Pieces(max_disk_bytes)
 
