@@ -19,11 +19,11 @@ from mixlake.catalog import ConfigError
 from mixlake.catalog.fields import parse_path, value_at
 from mixlake.catalog.tokenizers import Tokenizer, TokenizerSpec, load_tokenizer
 from mixlake.loaders.collate import Batch, collate_samples, collate_tokens
-from mixlake.loaders.documents import LaneChunks, Sample, SampleQueue
+from mixlake.loaders.documents import LaneChunks, Sample, SampleQueue, first_index
 from mixlake.loaders.feed import ChunkFeed
 from mixlake.loaders.packing import ByShare, InOrder, PackedSequence, Packer, Pieces
 from mixlake.loaders.reading import SampleReader
-from mixlake.loaders.state import Identity, check_state, lane_states, make_state
+from mixlake.loaders.state import Identity, check_state, chunk_reached, lane_states, make_state
 from mixlake.mixing import Run, Unit
 
 Item = TypeVar("Item")
@@ -80,7 +80,14 @@ class LaneDataset(IterableDataset[Item], Generic[Item]):
             raise ConfigError(f"rank is {rank}; expected 0 to {world_size - 1}")
         self.run = run
         self.reading = reading
-        self.identity = Identity(run=run.name, config_hash=run.config.config_hash, lanes=lanes, kind=kind)
+        self.identity = Identity(
+            run=run.name,
+            config_hash=run.config.config_hash,
+            lanes=lanes,
+            kind=kind,
+            ancestors=tuple((known.name, known.config.config_hash) for known in run.ancestors()),
+        )
+        self._first_chunk = run.config.at_chunk
         self.components = run.components
         """Names that component ids index."""
         self.lanes = list(range(rank, lanes, world_size))
@@ -126,7 +133,7 @@ class LaneDataset(IterableDataset[Item], Generic[Item]):
 
     def state_dict(self) -> dict[str, Any]:
         """Return where this rank stands: small, JSON, positions only."""
-        return make_state(self.identity, self._lane_states)
+        return make_state(self.identity, self._lane_states, self._first_chunk)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up where ``state_dict`` (of this rank, or merged from all) says.
@@ -135,7 +142,19 @@ class LaneDataset(IterableDataset[Item], Generic[Item]):
             ConfigError: the state is of another run, other settings, or lacks this rank's lanes.
         """
         check_state(state, self.identity)
-        self._lane_states = lane_states(state, self.lanes)
+        states = lane_states(state, self.lanes)
+        if state["run"] != self.run.name:
+            self._check_reached(states)
+        self._lane_states, self._first_chunk = states, state["first_chunk"]
+
+    def _check_reached(self, states: Mapping[int, dict[str, Any]]) -> None:
+        """Refuse another run's state that has gone past the chunk where this run leaves it."""
+        at_chunk, num_lanes = self.run.config.at_chunk, self.run.config.lanes
+        for lane, state in states.items():
+            if state["num_items"] and chunk_reached(state) > first_index(lane, num_lanes, at_chunk):
+                raise ConfigError(
+                    f"loader state has gone past chunk {at_chunk}, where run {self.run.name!r} begins; fork further on"
+                )
 
     def _open(self, numbers: Sequence[int]) -> dict[int, Lane[Item]]:
         run, reading = self.run, self.reading
@@ -149,8 +168,8 @@ class LaneDataset(IterableDataset[Item], Generic[Item]):
                 reader,
                 lane=lane,
                 num_lanes=run.config.lanes,
-                seed=run.config.seed,
-                shuffled=run.program.is_shuffled,
+                deliver=run.delivery,
+                first_chunk=self._first_chunk,
             )
             state = self._lane_states[lane]
             opened[lane] = self.open_lane(chunks, state if state["num_items"] else None)
@@ -215,7 +234,7 @@ class _SampleLane:
         state: dict[str, Any] | None,
     ) -> None:
         self._chunks = chunks
-        self._queue = SampleQueue(chunks, None, *(state["queue"] if state else (0, 0)))
+        self._queue = SampleQueue(chunks, None, *(state["queue"] if state else (chunks.first, 0)))
         self._ready: deque[Sample] = deque()
         self._components = components
         self._fields = None if fields is None else {name: parse_path(name) for name in fields if name != "*"}

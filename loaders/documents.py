@@ -7,7 +7,7 @@ be left at any token and taken up again by reading only the documents it stands 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from mixlake.catalog.records import FieldPath, IntArray
 from mixlake.catalog.tokenizers import Tokenizer
 from mixlake.loaders.feed import ChunkFeed
 from mixlake.loaders.reading import Address, ChunkBuffer, SampleReader
-from mixlake.mixing.chunks import Chunk, Delivery, delivery
+from mixlake.mixing.chunks import Chunk, Delivery
 
 NO_LABEL = -100
 """Label of a position that carries no loss: the last token of a document, and padding."""
@@ -75,18 +75,35 @@ class OpenChunk:
     buffer: ChunkBuffer
 
 
+def first_index(lane: int, num_lanes: int, chunk: int) -> int:
+    """Return which of a lane's chunks is the first from ``chunk`` on; lane l of n has the chunks l, l + n, l + 2n.
+
+    >>> [first_index(lane, 4, 6) for lane in range(4)]
+    [2, 2, 1, 1]
+    """
+    return max(0, -(-(chunk - lane) // num_lanes))
+
+
 class LaneChunks:
     """The chunks of one lane, opened in order and shared by the lane's queues."""
 
     def __init__(
-        self, feed: ChunkFeed, reader: SampleReader, *, lane: int, num_lanes: int, seed: int, shuffled: bool
+        self,
+        feed: ChunkFeed,
+        reader: SampleReader,
+        *,
+        lane: int,
+        num_lanes: int,
+        deliver: Callable[[Chunk], Delivery],
+        first_chunk: int = 0,
     ) -> None:
         self.lane = lane
+        self.first = first_index(lane, num_lanes, first_chunk)
+        """The lane's chunk that it begins with where nothing else is said: a run may go on from another."""
         self._feed = feed
         self._reader = reader
         self._num_lanes = num_lanes
-        self._seed = seed
-        self._shuffled = shuffled
+        self._deliver = deliver
         self._open: dict[int, OpenChunk] = {}
 
     def get(self, index: int) -> OpenChunk | None:
@@ -95,7 +112,7 @@ class LaneChunks:
             chunk = self._feed.get(self.lane + index * self._num_lanes)
             if chunk is None:
                 return None
-            order = delivery(chunk, seed=self._seed, shuffled=self._shuffled)
+            order = self._deliver(chunk)
             self._open[index] = OpenChunk(chunk=chunk, order=order, buffer=ChunkBuffer(chunk, order, self._reader))
         return self._open[index]
 

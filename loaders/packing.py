@@ -64,7 +64,7 @@ class InOrder:
 
     def __init__(self, chunks: LaneChunks, tokenizer: Tokenizer, state: dict[str, Any] | None) -> None:
         self._chunks = chunks
-        self._queue = DocumentQueue(chunks, tokenizer, None, state["queue"] if state else (0, 0, 0))
+        self._queue = DocumentQueue(chunks, tokenizer, None, state["queue"] if state else (chunks.first, 0, 0))
 
     def next(self, space: int) -> tuple[Document, IntArray, IntArray] | None:
         """Return the next piece of the document at hand."""
@@ -111,9 +111,9 @@ class ByShare:
         self._chunks = chunks
         self._shares_of = shares_of
         self._limit = sequence_length * SCALE
-        positions = state["queues"] if state else [(0, 0, 0)] * num_components
+        positions = state["queues"] if state else [(chunks.first, 0, 0)] * num_components
         self._credits: list[int] = list(state["credits"]) if state else [0] * num_components
-        self._num_open: int = state["num_open"] if state else 0
+        self._num_open: int = state["num_open"] if state else chunks.first
         self._queues = [DocumentQueue(chunks, tokenizer, index, position) for index, position in enumerate(positions)]
         self.weights_version = 1
 

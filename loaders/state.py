@@ -21,16 +21,25 @@ class Identity:
     lanes: int
     kind: str
     """``samples``, or ``tokens`` with the sequence length."""
+    ancestors: tuple[tuple[str, str], ...] = ()
+    """Name and config hash of the runs that this one goes on from: their states can be taken up too."""
 
 
-def make_state(identity: Identity, lanes: Mapping[int, dict[str, Any]]) -> dict[str, Any]:
-    """Return a state: what it belongs to, and where each lane of this rank stands."""
+def make_state(identity: Identity, lanes: Mapping[int, dict[str, Any]], first_chunk: int) -> dict[str, Any]:
+    """Return a state: what it belongs to, and where each lane of this rank stands.
+
+    Args:
+        identity: what it belongs to.
+        lanes: the lanes' states.
+        first_chunk: where lanes begin that have not begun.
+    """
     return {
         "version": STATE_VERSION,
         "run": identity.run,
         "config_hash": identity.config_hash,
         "num_lanes": identity.lanes,
         "kind": identity.kind,
+        "first_chunk": first_chunk,
         "lanes": {str(lane): state for lane, state in sorted(lanes.items())},
     }
 
@@ -44,9 +53,10 @@ def check_state(state: Mapping[str, Any], identity: Identity) -> None:
     if not isinstance(state, Mapping) or state.get("version") != STATE_VERSION:
         got = state.get("version") if isinstance(state, Mapping) else type(state).__name__
         raise ConfigError(f"loader state has version {got!r}; this program reads version {STATE_VERSION}")
+    is_ancestor = (state.get("run"), state.get("config_hash")) in identity.ancestors
     expected = {
-        "run": identity.run,
-        "config_hash": identity.config_hash,
+        "run": state["run"] if is_ancestor else identity.run,
+        "config_hash": state["config_hash"] if is_ancestor else identity.config_hash,
         "num_lanes": identity.lanes,
         "kind": identity.kind,
     }

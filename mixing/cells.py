@@ -21,6 +21,7 @@ from mixlake.mixing.mixture import Unit
 from mixlake.mixing.program import Leaf, Program
 
 _BITS_PER_WORD = 62
+_CONSUMED = "word_consumed"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,6 +49,8 @@ class CellPlan:
     entry_units_E: IntArray
     num_samples_C: IntArray
     num_units_C: IntArray
+    num_passes_C: IntArray
+    """How often the cell's samples were drawn before the run began: by those that it goes on from."""
 
     @property
     def num_cells(self) -> int:
@@ -72,13 +75,18 @@ class CellPlan:
         return np.asarray(self.matches_CP[:, columns].all(axis=1))
 
 
-def index_frame(catalog: Catalog, program: Program) -> DataFrame:
+def index_frame(catalog: Catalog, program: Program, consumed: pa.Table | None = None) -> DataFrame:
     """Return the filtered samples with the columns that planning needs: address, answer words, units.
+
+    Args:
+        catalog: at the run's version.
+        program: what the run draws.
+        consumed: rows that were drawn before the run began, and how many times, in a word of their own.
 
     Raises:
         ConfigError: the property that holds the units is missing.
     """
-    samples = catalog.samples()
+    samples = catalog.samples() if consumed is None else _with_consumed(catalog, consumed)
     unit = program.unit_property
     check_unit_property(samples.schema(), program.unit, unit, f"samples@{catalog.version}")
     if program.filter is not None:
@@ -90,17 +98,28 @@ def index_frame(catalog: Catalog, program: Program) -> DataFrame:
     ]
     units = "CAST(1 AS BIGINT)" if unit is None else f'CAST("{unit}" AS BIGINT)'
     columns = ["registration", "file_id", "block", "row", "byte_start", "byte_stop"]
+    if consumed is not None:
+        words.append(samples.parse_sql_expr(_CONSUMED))
     return samples.select(*columns, *words, samples.parse_sql_expr(units).alias("units"))
 
 
-def find_cells(catalog: Catalog, program: Program) -> CellPlan:
-    """Find the cells of a program and count them per block.
+def _with_consumed(catalog: Catalog, consumed: pa.Table) -> DataFrame:
+    context = catalog.session()
+    context.from_arrow(consumed, "consumed")
+    return context.sql(
+        f"SELECT s.*, coalesce(c.times, 0) AS {_CONSUMED} FROM samples s LEFT JOIN consumed c "
+        "ON s.registration = c.registration AND s.file_id = c.file_id AND s.row = c.row"
+    )
+
+
+def find_cells(catalog: Catalog, program: Program, consumed: pa.Table | None = None) -> CellPlan:
+    """Find the cells of a program and count them per block; rows that were consumed equally often are apart.
 
     Raises:
         QueryError: the filter or a predicate fails on a sample.
         ConfigError: samples lack the property that the unit counts.
     """
-    frame = index_frame(catalog, program)
+    frame = index_frame(catalog, program, consumed)
     words = [name for name in frame.schema().names if name.startswith("word_")]
     counts = _count(frame, ["registration", "block", *words], f"samples@{catalog.version}")
     _check_units(counts, program, catalog.version)
@@ -198,4 +217,5 @@ def _plan(
         entry_units_E=units_E,
         num_samples_C=np.bincount(cell_E, samples_E, minlength=num_cells).astype(np.int64),
         num_units_C=np.bincount(cell_E, units_E, minlength=num_cells).astype(np.int64),
+        num_passes_C=words_CW[:, -1] if words[-1] == _CONSUMED else np.zeros(num_cells, np.int64),
     )

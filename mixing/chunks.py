@@ -85,9 +85,22 @@ class _ChunkFile(NamedTuple):
 
 
 class ChunkLog:
-    """The chunks of one run in the `chunks` table."""
+    """The chunks of one run in the `chunks` table. The first ones may be those of another run that it goes on from."""
 
-    def __init__(self, lake: Lake, run: str, components: Sequence[str]) -> None:
+    def __init__(
+        self, lake: Lake, run: str, components: Sequence[str], parent: ChunkLog | None = None, first: int = 0
+    ) -> None:
+        """Open the log.
+
+        Args:
+            lake: where it is.
+            run: whose it is.
+            components: the names that component ids index; they begin with the parent's.
+            parent: the log that has the chunks before ``first``.
+            first: the first chunk of the run's own.
+        """
+        self._parent = parent
+        self._first = first
         self._lake = lake
         self._run = run
         self._components = list(components)
@@ -125,17 +138,33 @@ class ChunkLog:
 
         The lake is asked for new chunks only where ``first`` is not known yet, so the last of a range may be missing.
         """
+        if self._parent is not None and first < self._first:
+            before = self._parent.read(first, min(stop, self._first))
+            return [*before, *self.read(self._first, stop)] if stop > self._first else before
         table = self._table(first, stop, [f.name for f in schema.TABLES[schema.CHUNKS].columns if f.name != "run"])
         return [self._from_arrow(row) for row in table.sort_by("chunk").to_batches(max_chunksize=1)]
 
     def last(self) -> tuple[int, dict[str, Any] | None, bool, datetime | None]:
-        """Return the last committed chunk (-1 for none), the cursor after it, if it ends the run, and its time."""
+        """Return the last committed chunk (-1 for none), the cursor after it, if it ends the run, and its time.
+
+        Where the run has no chunk of its own yet, that is the last one of its parent's, without a cursor.
+        """
         self._refresh()
         if not self._files:
-            return -1, None, False, None
+            return self._first - 1, None, False, None
         newest = self._files[-1].last
         row = self._table(newest, newest + 1, ["cursor", "is_last", "created_at"]).to_pylist()[0]
         return newest, json.loads(row["cursor"]), row["is_last"], row["created_at"]
+
+    def cursor_before(self, chunk: int) -> dict[str, Any] | None:
+        """Return the state of the last snapshot that ends in front of a chunk, or None if there is none."""
+        if self._parent is not None and chunk <= self._first:
+            return self._parent.cursor_before(chunk)
+        table = self._table(self._first, chunk, ["chunk", "cursor"]) if chunk > 0 else None
+        if table is None or not len(rows := table.filter(pc.is_valid(table["cursor"])).sort_by("chunk")):
+            return None
+        found: dict[str, Any] = json.loads(rows["cursor"][-1].as_py())
+        return found
 
     def _refresh(self) -> None:
         handle = self._lake.table(schema.CHUNKS)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from mixlake.catalog.errors import ScheduleError
 from mixlake.mixing.cells import CellPlan
+from mixlake.mixing.extents import Axis
 from mixlake.mixing.program import Program
+from mixlake.mixing.quotas import carried
 
 _CURSOR_VERSION = 2
 
@@ -50,16 +53,29 @@ class Cursor:
     is_ended: bool
 
     @classmethod
-    def start(cls, program: Program, plan: CellPlan) -> Cursor:
-        """Return the cursor of a run that has not begun."""
+    def start(cls, program: Program, plan: CellPlan, parent: Cursor | None = None) -> Cursor:
+        """Return the cursor of a run that has not begun.
+
+        Args:
+            program: what it draws. Its components begin with those of the parent.
+            plan: where from.
+            parent: where the run stands that it goes on from. Its time goes on, and what components are owed.
+        """
+        position = 0
+        credits: tuple[int, ...] = ()
+        if parent is not None:
+            position = parent.next_chunk if program.axis is Axis.CHUNKS else parent.num_units
+            credits = parent.credits
+        segment = bisect.bisect_right([known.start for known in program.segments], position) - 1
+        shares = program.segments[segment].shares
         return cls(
-            next_chunk=0,
-            num_units=0,
-            segment=0,
-            weights_version=1,
-            shares=program.segments[0].shares,
-            credits=(0,) * len(program.components),
-            passes=(0,) * plan.num_cells,
+            next_chunk=0 if parent is None else parent.next_chunk,
+            num_units=0 if parent is None else parent.num_units,
+            segment=segment,
+            weights_version=1 if parent is None else parent.weights_version + 1,
+            shares=shares,
+            credits=carried([*credits, *[0] * (len(shares) - len(credits))], shares),
+            passes=tuple(plan.num_passes_C.tolist()),
             positions=(0,) * plan.num_cells,
             pending=(),
             num_changes=0,

@@ -74,9 +74,9 @@ class _Piece:
 class IndexReader:
     """Returns the rows of a cell in some blocks, in storage order."""
 
-    def __init__(self, catalog: Catalog, program: Program, plan: CellPlan) -> None:
+    def __init__(self, catalog: Catalog, program: Program, plan: CellPlan, consumed: pa.Table | None = None) -> None:
         self._plan = plan
-        self._frame: DataFrame = index_frame(catalog, program)
+        self._frame: DataFrame = index_frame(catalog, program, consumed)
         self._words = [name for name in self._frame.schema().names if name.startswith("word_")]
         self._is_resident_C = _small_cells(plan.num_samples_C)
         self._resident: _Piece | None = None

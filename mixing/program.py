@@ -63,19 +63,32 @@ class Resolution:
     flows: tuple[Mapping[str, Mapping[str, float]], ...] = ()
     """By stage: the components that only the stage before has, and which parts of their units belong to which
     components while a ramp leads from one stage to the other."""
+    known: tuple[str, ...] = ()
+    """Names of components whose ids are given already: those of a run that this one goes on from."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the resolution as JSON can hold it."""
         stages = [[leaf.to_dict() for leaf in leaves] for leaves in self.stages]
         flows = [dict(flow) for flow in self.flows]
-        return {"stages": stages, "filter": self.filter, "tokens_per_byte": self.tokens_per_byte, "flows": flows}
+        return {
+            "stages": stages,
+            "filter": self.filter,
+            "tokens_per_byte": self.tokens_per_byte,
+            "flows": flows,
+            "known": list(self.known),
+        }
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> Resolution:
         """Return the resolution that ``to_dict`` gave."""
         stages = tuple(tuple(Leaf.from_dict(leaf) for leaf in leaves) for leaves in state["stages"])
-        flows = tuple(state["flows"])
-        return cls(stages=stages, filter=state["filter"], tokens_per_byte=state["tokens_per_byte"], flows=flows)
+        return cls(
+            stages=stages,
+            filter=state["filter"],
+            tokens_per_byte=state["tokens_per_byte"],
+            flows=tuple(state["flows"]),
+            known=tuple(state["known"]),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,7 +148,6 @@ def make_program(
     curriculum: Curriculum | None,
     resolution: Resolution,
     clock: Clock,
-    known: Sequence[str] = (),
 ) -> Program:
     """Return the program of a run.
 
@@ -144,12 +156,11 @@ def make_program(
         curriculum: its stages, if it has any.
         resolution: what both mean at the run's catalog version.
         clock: the run's time.
-        known: names of components whose ids are given already, as in a fork.
 
     Raises:
         ConfigError: the stages' ends cannot be known, or are not in order.
     """
-    names = dict.fromkeys([*known, *(leaf.name for leaves in resolution.stages for leaf in leaves)])
+    names = dict.fromkeys([*resolution.known, *(leaf.name for leaves in resolution.stages for leaf in leaves)])
     if len(names) > _MAX_COMPONENTS:
         raise ConfigError(f"the run has {len(names):,} components; at most {_MAX_COMPONENTS:,} are possible")
     stages = (Stage(name="main", until=None),) if curriculum is None else curriculum.stages

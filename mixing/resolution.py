@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 from datafusion import DataFrame
 
 from mixlake.catalog import Catalog, ConfigError
@@ -94,14 +95,19 @@ def _flows(plan: CellPlan, before: Sequence[Leaf], after: Sequence[Leaf]) -> dic
     return flows
 
 
-def plan_cells(catalog: Catalog, program: Program) -> CellPlan:
+def plan_cells(catalog: Catalog, program: Program, consumed: pa.Table | None = None) -> CellPlan:
     """Return the cells that a program draws from; every component has samples.
+
+    Args:
+        catalog: at the run's version.
+        program: what the run draws.
+        consumed: rows that were drawn before the run began.
 
     Raises:
         QueryError: the filter or a predicate fails on a sample.
         ConfigError: a component is empty, or samples lack the property that the unit counts.
     """
-    plan = find_cells(catalog, program)
+    plan = find_cells(catalog, program, consumed)
     _check_components(plan, program, catalog.version)
     return plan
 

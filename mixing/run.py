@@ -10,7 +10,6 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as pads
 from datafusion import DataFrame
@@ -19,15 +18,16 @@ from mixlake.catalog import Catalog, ConfigError, LakeError, ScheduleError, sche
 from mixlake.catalog.errors import listed, nearest
 from mixlake.catalog.lake import Fence, arrow_dataset
 from mixlake.catalog.records import Progress
-from mixlake.catalog.sql import check_predicate
 from mixlake.mixing import declared
 from mixlake.mixing.cell_rows import CellRows
 from mixlake.mixing.cells import CellPlan, find_cells
-from mixlake.mixing.chunks import Chunk, ChunkLog, delivery
+from mixlake.mixing.chunks import Chunk, ChunkLog, Delivery, delivery
+from mixlake.mixing.consumed import consumed_rows
 from mixlake.mixing.curriculum import Curriculum
 from mixlake.mixing.cursor import Change, Cursor
 from mixlake.mixing.demand import Demand
 from mixlake.mixing.index import IndexReader
+from mixlake.mixing.lineage import chunk_samples, chunks_of_samples
 from mixlake.mixing.mixture import Mixture
 from mixlake.mixing.program import set_shares
 from mixlake.mixing.quotas import SCALE
@@ -48,8 +48,12 @@ class Run:
         self.config = config
         self.catalog = catalog.at(version=config.catalog_version)
         self.program = config.program()
-        self.chunks = ChunkLog(self.catalog.lake, config.name, self.program.components)
-        self.weights_log = WeightsLog(self.catalog.lake, config.name, self.program.components)
+        self.parent: Run | None = None if config.parent is None else Run.load(catalog, config.parent)
+        """The run that this one goes on from."""
+        lake, names = self.catalog.lake, self.program.components
+        chunks, weights = (None, None) if self.parent is None else (self.parent.chunks, self.parent.weights_log)
+        self.chunks: ChunkLog = ChunkLog(lake, config.name, names, chunks, config.at_chunk)
+        self.weights_log: WeightsLog = WeightsLog(lake, config.name, names, weights)
         self.demand = Demand(self.catalog.lake, config.name)
         self._known_plan = plan
         self._cursor: Cursor | None = None
@@ -116,10 +120,13 @@ class Run:
             composed=composed,
         )
         plan = plan_cells(pinned, config.program())
-        config = config.settled(plan)
+        return cls._write(catalog, config.settled(plan), plan)
+
+    @classmethod
+    def _write(cls, catalog: Catalog, config: RunConfig, plan: CellPlan) -> Run:
         row = pa.Table.from_pylist([config.to_row()], schema=schema.TABLES[schema.RUNS].columns)
-        fence = Fence(application=f"run:{name}", seen=-1, number=0)
-        catalog.lake.append(schema.RUNS, row, action=f"start {name}", fence=fence)
+        fence = Fence(application=f"run:{config.name}", seen=-1, number=0)
+        catalog.lake.append(schema.RUNS, row, action=f"start {config.name}", fence=fence)
         return cls(catalog, config, plan)._declared()
 
     @classmethod
@@ -138,7 +145,8 @@ class Run:
     def _declared(self) -> Run:
         """Write the declared weights, unless they are there: whoever started the run may have died before this."""
         if not self.weights_log.is_declared():
-            self.weights_log.declare(self.program.segments[0].shares)
+            start = self._start_cursor()
+            self.weights_log.declare(start.shares, version=start.weights_version, chunk=start.next_chunk)
         return self
 
     @property
@@ -154,7 +162,14 @@ class Run:
     @cached_property
     def plan(self) -> CellPlan:
         """The cells that the run draws from."""
-        return self._known_plan or find_cells(self.catalog, self.program)
+        return self._known_plan or find_cells(self.catalog, self.program, self._consumed)
+
+    @cached_property
+    def _consumed(self) -> pa.Table | None:
+        """The rows that the run's chunks before its own have drawn."""
+        if self.parent is None:
+            return None
+        return consumed_rows(self.parent.chunks, self.config.at_chunk, self.parent.catalog, self.catalog)
 
     def schedule(self, num_chunks: int, *, progress: Progress | None = None) -> int:
         """Draw and commit up to ``num_chunks`` more chunks; return how many there were left to draw.
@@ -209,6 +224,81 @@ class Run:
                     progress(last + 1 + missing, last + 1 + missing, "chunks")
             else:
                 time.sleep(poll_seconds)
+
+    def fork(
+        self,
+        name: str,
+        *,
+        at_chunk: int,
+        mixture: Mixture | Mapping[str, Any] | None = None,
+        curriculum: Curriculum | Mapping[str, Any] | None = None,
+        seed: int | None = None,
+        length: Mapping[str, Any] | None = None,
+        step: Mapping[str, Any] | None = None,
+        tokens_per_byte: float | Mapping[str, float] | None = None,
+        catalog: Catalog | None = None,
+        composed: Mapping[str, Any] | None = None,
+    ) -> Run:
+        """Declare a run that goes on from this one, in place of its chunk ``at_chunk``; what is None stays as it is.
+
+        Its chunks before that are this run's. Nothing that they drew is drawn again in the same pass: it is found in
+        the fork's catalog version by dataset, file and row, whatever the mixture and the version. Components of the
+        same name are owed what they were, and time goes on: stages count from the beginning of this run.
+
+        Args:
+            name: the fork's name.
+            at_chunk: its first chunk; one that is scheduled here, or the next one.
+            mixture: what it draws; it must count the same units.
+            curriculum: stages over its time; with another mixture, None is no stages.
+            seed: of every order.
+            length: of the whole run, this one's part included.
+            step: what one training step takes on all ranks.
+            tokens_per_byte: estimates tokens from ``num_bytes``.
+            catalog: another version of the same lake.
+            composed: the config that all this was composed from.
+
+        Raises:
+            ConfigError: a number is out of range, the units differ, or something is wrong as in `start`.
+            QueryError: a predicate is wrong.
+            LakeError: there is a run of that name.
+        """
+        mine = self.config
+        pinned = self.catalog if catalog is None else catalog.at(version=catalog.version)
+        self._check_fork(name, at_chunk, pinned)
+        config = RunConfig.declare(
+            pinned,
+            name,
+            mine.mixture if mixture is None else mixture,
+            curriculum=mine.curriculum if curriculum is None and mixture is None else curriculum,
+            seed=mine.seed if seed is None else seed,
+            chunk_size=mine.chunk_size,
+            lanes=mine.lanes,
+            length=mine.length if length is None else length,
+            step=mine.step if step is None else step,
+            tokens_per_byte=mine.tokens_per_byte if tokens_per_byte is None else tokens_per_byte,
+            composed=composed,
+        ).going_on_from(mine, at_chunk, self.components)
+        self._check_unit(config)
+        consumed = consumed_rows(self.chunks, at_chunk, self.catalog, pinned)
+        plan = plan_cells(pinned, config.program(), consumed)
+        return Run._write(pinned, config.settled(plan), plan)
+
+    def _check_fork(self, name: str, at_chunk: int, pinned: Catalog) -> None:
+        scheduled = self.chunks.last()[0] + 1
+        if isinstance(at_chunk, bool) or not isinstance(at_chunk, int) or not 0 <= at_chunk <= scheduled:
+            raise ConfigError(f"at_chunk is {at_chunk!r}; run {self.name!r} is scheduled up to chunk {scheduled - 1}")
+        if name in _run_names(pinned):
+            raise LakeError(f"run {name!r} exists already in {pinned.lake.uri}; choose another name, or load it")
+        if pinned.lake.uri != self.catalog.lake.uri:
+            raise ConfigError(f"run {self.name!r} is in lake {self.catalog.lake.uri}, not in {pinned.lake.uri}")
+
+    def _check_unit(self, fork: RunConfig) -> None:
+        mine, other = self.config.mixture.unit, fork.mixture.unit
+        if mine is not other:
+            raise ConfigError(
+                f"mixture.unit is {other.value}, but run {self.name!r} counts {mine.value}; what its components are "
+                "owed could not be carried over"
+            )
 
     def set_weights(
         self,
@@ -286,13 +376,15 @@ class Run:
         if not found:
             last = self.chunks.last()[0]
             raise ScheduleError(f"run {self.name!r} has no chunk {chunk}; its last chunk is {last}")
-        context = self.catalog.session()
-        context.from_arrow(self._addresses(found[0]), "drawn")
-        return context.sql(
-            "SELECT d.position, d.component, f.dataset, d.registration, d.file_id, d.row, f.uri, d.pass, "
-            "d.weights_version FROM drawn d "
-            "JOIN files f ON d.registration = f.registration AND d.file_id = f.file_id ORDER BY d.position"
-        )
+        if self.parent is not None and chunk < self.config.at_chunk:
+            return self.parent.samples(chunk)
+        return chunk_samples(self.catalog, found[0], self.components, self.delivery(found[0]))
+
+    def delivery(self, chunk: Chunk) -> Delivery:
+        """Return the order in which a chunk's samples are delivered: as the run that drew the chunk has it."""
+        if self.parent is not None and chunk.number < self.config.at_chunk:
+            return self.parent.delivery(chunk)
+        return delivery(chunk, seed=self.config.seed, shuffled=self.program.is_shuffled)
 
     def lineage(self, predicate: str) -> DataFrame:
         """Return a frame of the chunks that drew the samples which match a predicate.
@@ -302,19 +394,17 @@ class Run:
         Raises:
             QueryError: the predicate is wrong.
         """
-        where = f"samples@{self.catalog.version}"
-        check_predicate(self.catalog.samples(), predicate, "lineage", where)
-        return self.catalog.sql(
-            "WITH hits AS (SELECT dataset, registration, file_id, row FROM samples WHERE (\n" + predicate + "\n)), "
-            "pieces AS (SELECT chunk, weights_version, unnest(intervals) AS interval FROM chunks "
-            f"WHERE run = '{self.name}') "
-            "SELECT p.chunk, p.interval['component'] AS component, p.interval['pass'] AS pass, p.weights_version, "
-            "h.dataset, h.registration, h.file_id, h.row, f.uri FROM hits h "
-            "JOIN pieces p ON p.interval['registration'] = h.registration AND p.interval['file_id'] = h.file_id "
-            "AND h.row >= p.interval['row_start'] AND h.row < p.interval['row_stop'] "
-            "JOIN files f ON f.registration = h.registration AND f.file_id = h.file_id "
-            "ORDER BY chunk, dataset, h.file_id, h.row"
-        )
+        return chunks_of_samples(self.catalog, predicate, self._whose_chunks())
+
+    def ancestors(self) -> list[Run]:
+        """Return the runs that this one goes on from, the nearest first."""
+        return [] if self.parent is None else [self.parent, *self.parent.ancestors()]
+
+    def _whose_chunks(self) -> str:
+        """Return the predicate of the run's chunks: its own, and those of the runs that it goes on from."""
+        if self.parent is None:
+            return f"run = '{self.name}'"
+        return f"(run = '{self.name}' OR (chunk < {self.config.at_chunk} AND {self.parent._whose_chunks()}))"
 
     def weights(self) -> DataFrame:
         """Return a frame of the run's weights versions, each with its cause."""
@@ -334,28 +424,26 @@ class Run:
     @cached_property
     def _scheduler(self) -> Scheduler:
         config = self.config
-        reader = IndexReader(self.catalog, self.program, self.plan)
+        reader = IndexReader(self.catalog, self.program, self.plan, self._consumed)
         cell_rows = CellRows(self.plan, reader, seed=config.seed, window=self.program.window)
         return Scheduler(self.program, self.plan, cell_rows, chunk_size=config.chunk_size)
 
     def _stored_cursor(self) -> Cursor:
         _, state, _, _ = self.chunks.last()
-        return Cursor.start(self.program, self.plan) if state is None else Cursor.from_dict(state)
+        return self._start_cursor() if state is None else Cursor.from_dict(state)
 
-    def _addresses(self, chunk: Chunk) -> pa.Table:
-        order = delivery(chunk, seed=self.config.seed, shuffled=self.program.is_shuffled)
-        intervals = chunk.intervals
-        return pa.table(
-            {
-                "position": pa.array(np.arange(chunk.num_samples)),
-                "component": pa.array(self.components).take(pa.array(order.component)),
-                "registration": pa.array(chunk.registrations).take(pa.array(intervals.registration[order.interval])),
-                "file_id": pa.array(intervals.file_id[order.interval], pa.int32()),
-                "row": pa.array(order.row),
-                "pass": pa.array(intervals.pass_number[order.interval], pa.int32()),
-                "weights_version": pa.array(np.full(chunk.num_samples, chunk.weights_version)),
-            }
-        )
+    def _start_cursor(self) -> Cursor:
+        parent = None if self.parent is None else self.parent._cursor_at(self.config.at_chunk)
+        return Cursor.start(self.program, self.plan, parent)
+
+    def _cursor_at(self, chunk: int) -> Cursor:
+        """Return the cursor in front of a chunk: from the snapshot before it, by drawing again what comes between."""
+        if self.parent is not None and chunk <= self.config.at_chunk:
+            return self.parent._cursor_at(chunk)
+        state = self.chunks.cursor_before(chunk)
+        cursor = self._start_cursor() if state is None else Cursor.from_dict(state)
+        missing = chunk - cursor.next_chunk
+        return self._scheduler.draw(cursor, missing).cursor if missing else cursor
 
 
 def list_runs(catalog: Catalog) -> DataFrame:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -98,6 +98,11 @@ class RunConfig:
             composed=composed,
         )
 
+    def going_on_from(self, parent: RunConfig, at_chunk: int, components: Sequence[str]) -> RunConfig:
+        """Return the config of a run whose chunks before ``at_chunk`` are those of another, with its component ids."""
+        known = replace(self.resolution, known=tuple(components))
+        return replace(self, parent=parent.name, at_chunk=at_chunk, resolution=known)
+
     def settled(self, plan: CellPlan) -> RunConfig:
         """Return the config with what it takes to know the cells."""
         return replace(self, resolution=settle(self.resolution, plan))
@@ -110,6 +115,11 @@ class RunConfig:
         """
         clock = Clock(unit=self.mixture.unit, chunk_size=self.chunk_size, step=self.step, length=self.length)
         return make_program(self.mixture, self.curriculum, self.resolution, clock)
+
+    @property
+    def tokens_per_byte(self) -> Mapping[str, float] | None:
+        """What tokens are estimated by, if they are."""
+        return self.resolution.tokens_per_byte
 
     @property
     def config_hash(self) -> str:

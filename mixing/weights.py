@@ -35,7 +35,8 @@ class Reweighting:
 class WeightsLog:
     """The weights versions of one run in the `weights` table."""
 
-    def __init__(self, lake: Lake, run: str, components: Sequence[str]) -> None:
+    def __init__(self, lake: Lake, run: str, components: Sequence[str], parent: WeightsLog | None = None) -> None:
+        self._parent = parent
         self._lake = lake
         self._run = run
         self._components = list(components)
@@ -45,13 +46,10 @@ class WeightsLog:
         """Say whether the declared weights are written."""
         return bool(self._read())
 
-    def declare(self, shares: Sequence[int]) -> None:
-        """Write the declared weights as version 1."""
-        self._append(
-            [Reweighting(version=1, chunk=0, shares=tuple(shares), cause="declared", step=0)],
-            None,
-            f"declare {self._run}",
-        )
+    def declare(self, shares: Sequence[int], *, version: int, chunk: int) -> None:
+        """Write the declared weights: version 1, or the first one after those of the run that it goes on from."""
+        change = Reweighting(version=version, chunk=chunk, shares=tuple(shares), cause="declared", step=0)
+        self._append([change], None, f"declare {self._run}")
 
     def record(self, changes: Sequence[Reweighting], is_current: Callable[[], bool]) -> None:
         """Write weights versions; before the chunks that have them are.
@@ -96,6 +94,9 @@ class WeightsLog:
                 weights = [weight.get(name, 0.0) for name in self._components]
                 if row["version"] == version:
                     self._shares[version] = integer_shares(weights)
+        if version not in self._shares and self._parent is not None:
+            before = self._parent.shares(version)
+            self._shares[version] = before + [0] * (len(self._components) - len(before))
         if version not in self._shares:
             raise LakeError(f"run {self._run!r} has no weights version {version} in {self._lake.uri}")
         return self._shares[version]

@@ -11,7 +11,6 @@ import pytest
 
 from mixlake.catalog import Catalog
 from mixlake.mixing import Mixture, Run
-from mixlake.mixing.chunks import delivery
 
 PROPERTIES = {
     "language": "language",
@@ -154,7 +153,7 @@ def draws(frame: pd.DataFrame) -> Callable[[Run], pd.DataFrame]:
     def read(run: Run) -> pd.DataFrame:
         parts = []
         for chunk in run.chunks.read(0, 1 << 40):
-            order = delivery(chunk, seed=run.config.seed, shuffled=run.program.is_shuffled)
+            order = run.delivery(chunk)
             i = chunk.intervals
             columns = {
                 "component": [run.components[index] for index in order.component.tolist()],
