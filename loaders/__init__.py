@@ -1,11 +1,12 @@
 """How training reads it: chunks in place, packed tokens in exact proportions, lanes, resumable state."""
 
 from mixlake.catalog.tokenizers import ByteTokenizer, CallableTokenizer, JsonTokenizer, Tokenizer, load_tokenizer
-from mixlake.loaders.datasets import SampleDataset, TokenDataset
 from mixlake.loaders.loader import Loader, make_loader
 from mixlake.loaders.losses import component_losses, sum_by_component
 from mixlake.loaders.packing import PackedSequence
+from mixlake.loaders.samples import SampleDataset
 from mixlake.loaders.state import merge_states
+from mixlake.loaders.tokens import TokenDataset
 
 __all__ = [
     "ByteTokenizer",

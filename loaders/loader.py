@@ -16,8 +16,10 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from mixlake.catalog import ConfigError, MixlakeError
 from mixlake.catalog.tokenizers import TokenizerSpec
 from mixlake.loaders.collate import Batch
-from mixlake.loaders.datasets import Delivery, LaneDataset, SampleDataset, TokenDataset
+from mixlake.loaders.lanes import Delivery, LaneDataset
+from mixlake.loaders.samples import SampleDataset
 from mixlake.loaders.scheduling import BackgroundScheduler
+from mixlake.loaders.tokens import TokenDataset
 from mixlake.mixing import Run
 
 Item = TypeVar("Item")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import TypeVar
 
-from mixlake.loaders.datasets import Delivery
+from mixlake.loaders.lanes import Delivery
 from mixlake.loaders.state import chunk_reached
 from mixlake.mixing import Run
 

@@ -1,0 +1,85 @@
+"""Tokens as a torch dataset: one item per packed sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mixlake.catalog import ConfigError
+from mixlake.catalog.tokenizers import Tokenizer, TokenizerSpec, load_tokenizer
+from mixlake.loaders.collate import Batch, collate_tokens
+from mixlake.loaders.documents import LaneChunks
+from mixlake.loaders.lanes import Lane, LaneDataset, Reading
+from mixlake.loaders.packing import ByShare, InOrder, PackedSequence, Packer, Pieces
+from mixlake.mixing import Run, Unit
+
+
+class TokenDataset(LaneDataset[PackedSequence]):
+    """Yields packed sequences of a fixed number of tokens.
+
+    Where the mixture counts bytes or tokens, the declared shares hold in delivered tokens at every sequence, within
+    one sequence per component and lane; where it counts samples, documents follow in the order of the chunks.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        *,
+        tokenizer: TokenizerSpec = "bytes",
+        sequence_length: int = 1024,
+        rank: int = 0,
+        world_size: int = 1,
+        lookahead: int | None = None,
+        timeout: float = 300.0,
+        cache_bytes: int = 256 << 20,
+    ) -> None:
+        """Open a run's tokens.
+
+        Args:
+            run: the run.
+            tokenizer: ``bytes``, the path of a tokenizer.json, or a callable from text to ids.
+            sequence_length: tokens per sequence.
+            rank: this data-parallel rank.
+            world_size: number of data-parallel ranks; it must divide the run's lanes.
+            lookahead: chunks to schedule at a time; four per lane where it is not given.
+            timeout: seconds to wait for a chunk that another process schedules.
+            cache_bytes: bound of decoded row groups kept.
+
+        Raises:
+            ConfigError: world_size does not divide the lanes, rank or sequence_length is out of range, or the tokenizer
+                cannot be loaded.
+        """
+        if sequence_length < 2:
+            raise ConfigError(f"sequence_length is {sequence_length}; expected 2 or more")
+        kind = f"tokens, sequence_length {sequence_length}"
+        reading = Reading.of(
+            run, rank=rank, world_size=world_size, lookahead=lookahead, timeout=timeout, cache_bytes=cache_bytes
+        )
+        super().__init__(run, kind, reading)
+        self.tokenizer_spec = tokenizer
+        self.sequence_length = sequence_length
+        self._tokenizer: Tokenizer | None = load_tokenizer(tokenizer)  # refused here rather than in a worker
+
+    def fields(self) -> Sequence[str] | None:
+        """Return the record fields to read: none but the text."""
+        return ()
+
+    def collate(self, items: Sequence[PackedSequence]) -> Batch:
+        """Return sequences as tensors."""
+        return collate_tokens(items, self.components)
+
+    def open_lane(self, chunks: LaneChunks, state: dict[str, Any] | None) -> Lane[PackedSequence]:
+        """Return a lane of packed sequences."""
+        self._tokenizer = self._tokenizer or load_tokenizer(self.tokenizer_spec)
+        pieces: Pieces
+        if self.run.program.unit is Unit.SAMPLES:
+            pieces = InOrder(chunks, self._tokenizer, state)
+        else:
+            pieces = ByShare(
+                chunks, self._tokenizer, self.run.shares, len(self.components), self.sequence_length, state
+            )
+        return Packer(pieces, sequence_length=self.sequence_length, pad_id=self._tokenizer.pad_id)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the tokenizer behind: each process loads its own."""
+        return {**self.__dict__, "_tokenizer": None}
