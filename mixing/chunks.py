@@ -108,13 +108,16 @@ class ChunkLog:
         self._version = -1
         self._num_small = 0
 
-    def append(self, chunks: Sequence[Chunk], cursor: dict[str, Any], previous: int) -> None:
+    def append(
+        self, chunks: Sequence[Chunk], cursor: dict[str, Any], previous: int, precedence: Fence | None = None
+    ) -> None:
         """Commit consecutive chunks as one snapshot, with the scheduler's state after the last of them.
 
         Args:
             chunks: the chunks, in order.
             cursor: the scheduler's state.
             previous: the last chunk that this scheduler knows to be committed; -1 for none.
+            precedence: one more fence; it is broken if somebody has taken precedence.
 
         Raises:
             ScheduleError: another scheduler committed chunks of this run.
@@ -123,7 +126,12 @@ class ChunkLog:
         fence = Fence(application=f"run:{self._run}", seen=previous, number=last)
         try:
             rows = self._to_arrow(chunks, cursor)
-            self._lake.append(schema.CHUNKS, rows, action=f"schedule {self._run}", fence=fence)
+            self._lake.append(
+                schema.CHUNKS,
+                rows,
+                action=f"schedule {self._run}",
+                fence=[fence, *([precedence] if precedence else [])],
+            )
         except LakeError as error:
             raise ScheduleError(
                 f"run {self._run!r}: another scheduler wrote chunks after chunk {previous}; only one may schedule a run"

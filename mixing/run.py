@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import os
-import threading
-import time
 from collections.abc import Mapping
-from dataclasses import replace
-from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
@@ -18,27 +14,17 @@ from mixlake.catalog import Catalog, ConfigError, LakeError, ScheduleError, sche
 from mixlake.catalog.errors import listed, nearest
 from mixlake.catalog.lake import Fence, arrow_dataset
 from mixlake.catalog.records import Progress
-from mixlake.mixing import declared
-from mixlake.mixing.cell_rows import CellRows
-from mixlake.mixing.cells import CellPlan, find_cells
+from mixlake.mixing.cells import CellPlan
 from mixlake.mixing.chunks import Chunk, ChunkLog, Delivery, delivery
 from mixlake.mixing.consumed import consumed_rows
 from mixlake.mixing.curriculum import Curriculum
-from mixlake.mixing.cursor import Change, Cursor
 from mixlake.mixing.demand import Demand
-from mixlake.mixing.index import IndexReader
 from mixlake.mixing.lineage import chunk_samples, chunks_of_samples
 from mixlake.mixing.mixture import Mixture
-from mixlake.mixing.program import set_shares
-from mixlake.mixing.quotas import SCALE
+from mixlake.mixing.program import Program
 from mixlake.mixing.resolution import plan_cells
-from mixlake.mixing.run_config import RunConfig
-from mixlake.mixing.scheduler import Scheduler
-from mixlake.mixing.weights import WeightsLog
-
-_SAMPLES_PER_COMMIT = 1 << 18
-_PATIENCE_SECONDS = 60.0
-"""How long to try to get a chunk in between those of a scheduler that is running."""
+from mixlake.mixing.run_config import RunConfig, fork_config
+from mixlake.mixing.schedule import Schedule
 
 
 class Run:
@@ -47,17 +33,10 @@ class Run:
     def __init__(self, catalog: Catalog, config: RunConfig, plan: CellPlan | None = None) -> None:
         self.config = config
         self.catalog = catalog.at(version=config.catalog_version)
-        self.program = config.program()
         self.parent: Run | None = None if config.parent is None else Run.load(catalog, config.parent)
         """The run that this one goes on from."""
-        lake, names = self.catalog.lake, self.program.components
-        chunks, weights = (None, None) if self.parent is None else (self.parent.chunks, self.parent.weights_log)
-        self.chunks: ChunkLog = ChunkLog(lake, config.name, names, chunks, config.at_chunk)
-        self.weights_log: WeightsLog = WeightsLog(lake, config.name, names, weights)
-        self.demand = Demand(self.catalog.lake, config.name)
-        self._known_plan = plan
-        self._cursor: Cursor | None = None
-        self._lock = threading.Lock()
+        parent = None if self.parent is None else self.parent._schedule
+        self._schedule: Schedule = Schedule(self.catalog, config, plan, parent)
         self.process_id = os.getpid()
         """The process that opened the lake's handles, which do not survive a fork."""
 
@@ -104,8 +83,7 @@ class Run:
             LakeError: there is a run of that name.
         """
         pinned = catalog.at(version=catalog.version)
-        if name in _run_names(catalog):
-            raise LakeError(f"run {name!r} exists already in {catalog.lake.uri}; choose another name, or load it")
+        _check_new(pinned, name)
         config = RunConfig.declare(
             pinned,
             name,
@@ -143,10 +121,7 @@ class Run:
         return cls(catalog, RunConfig.from_row(rows[0]))._declared()
 
     def _declared(self) -> Run:
-        """Write the declared weights, unless they are there: whoever started the run may have died before this."""
-        if not self.weights_log.is_declared():
-            start = self._start_cursor()
-            self.weights_log.declare(start.shares, version=start.weights_version, chunk=start.next_chunk)
+        self._schedule.declare()
         return self
 
     @property
@@ -159,17 +134,25 @@ class Run:
         """The names that component ids index."""
         return self.program.components
 
-    @cached_property
+    @property
+    def program(self) -> Program:
+        """What the run draws, and when."""
+        return self._schedule.program
+
+    @property
     def plan(self) -> CellPlan:
         """The cells that the run draws from."""
-        return self._known_plan or find_cells(self.catalog, self.program, self._consumed)
+        return self._schedule.plan
 
-    @cached_property
-    def _consumed(self) -> pa.Table | None:
-        """The rows that the run's chunks before its own have drawn."""
-        if self.parent is None:
-            return None
-        return consumed_rows(self.parent.chunks, self.config.at_chunk, self.parent.catalog, self.catalog)
+    @property
+    def chunks(self) -> ChunkLog:
+        """The chunks that are scheduled, those of the runs that this one goes on from included."""
+        return self._schedule.chunks
+
+    @property
+    def demand(self) -> Demand:
+        """Which chunk is waited for."""
+        return self._schedule.demand
 
     def schedule(self, num_chunks: int, *, progress: Progress | None = None) -> int:
         """Draw and commit up to ``num_chunks`` more chunks; return how many there were left to draw.
@@ -179,27 +162,7 @@ class Run:
         Raises:
             ScheduleError: another scheduler writes chunks of this run.
         """
-        if num_chunks < 0:
-            raise ConfigError(f"num_chunks is {num_chunks}; expected 0 or more")
-        with self._lock:
-            cursor = self._cursor or self._stored_cursor()
-            self._cursor = None  # read again from the lake, should anything below fail
-            done = 0
-            while done < num_chunks and not cursor.is_ended:
-                num = min(num_chunks - done, max(1, _SAMPLES_PER_COMMIT // self.config.chunk_size))
-                try:
-                    cursor, drawn = self._commit(cursor, num)
-                except ScheduleError:
-                    stored = self._stored_cursor()
-                    if stored.num_changes == cursor.num_changes:
-                        raise
-                    cursor = stored  # not another scheduler: somebody has set weights
-                    continue
-                done += drawn
-                if progress is not None:
-                    progress(done, num_chunks, "chunks")
-            self._cursor = cursor
-            return done
+        return self._schedule.go_on(num_chunks, progress)
 
     def follow(self, *, lookahead: int, progress: Progress | None = None, poll_seconds: float = 0.05) -> int:
         """Schedule for loaders of other processes until the run ends; return how many chunks that were.
@@ -210,20 +173,7 @@ class Run:
         Raises:
             ScheduleError: another scheduler writes chunks of this run.
         """
-        if lookahead < 1:
-            raise ConfigError(f"lookahead is {lookahead}; expected a number of chunks, 1 or more")
-        done = 0
-        while True:
-            last, _, is_ended, _ = self.chunks.last()
-            if is_ended:
-                return done
-            missing = max(self.demand.last(), 0) + lookahead - last
-            if missing > 0:
-                done += self.schedule(missing)
-                if progress is not None:
-                    progress(last + 1 + missing, last + 1 + missing, "chunks")
-            else:
-                time.sleep(poll_seconds)
+        return self._schedule.follow(lookahead, progress, poll_seconds)
 
     def fork(
         self,
@@ -262,43 +212,26 @@ class Run:
             QueryError: a predicate is wrong.
             LakeError: there is a run of that name.
         """
-        mine = self.config
         pinned = self.catalog if catalog is None else catalog.at(version=catalog.version)
-        self._check_fork(name, at_chunk, pinned)
-        config = RunConfig.declare(
-            pinned,
-            name,
-            mine.mixture if mixture is None else mixture,
-            curriculum=mine.curriculum if curriculum is None and mixture is None else curriculum,
-            seed=mine.seed if seed is None else seed,
-            chunk_size=mine.chunk_size,
-            lanes=mine.lanes,
-            length=mine.length if length is None else length,
-            step=mine.step if step is None else step,
-            tokens_per_byte=mine.tokens_per_byte if tokens_per_byte is None else tokens_per_byte,
-            composed=composed,
-        ).going_on_from(mine, at_chunk, self.components)
-        self._check_unit(config)
-        consumed = consumed_rows(self.chunks, at_chunk, self.catalog, pinned)
-        plan = plan_cells(pinned, config.program(), consumed)
-        return Run._write(pinned, config.settled(plan), plan)
-
-    def _check_fork(self, name: str, at_chunk: int, pinned: Catalog) -> None:
         scheduled = self.chunks.last()[0] + 1
         if isinstance(at_chunk, bool) or not isinstance(at_chunk, int) or not 0 <= at_chunk <= scheduled:
             raise ConfigError(f"at_chunk is {at_chunk!r}; run {self.name!r} is scheduled up to chunk {scheduled - 1}")
-        if name in _run_names(pinned):
-            raise LakeError(f"run {name!r} exists already in {pinned.lake.uri}; choose another name, or load it")
         if pinned.lake.uri != self.catalog.lake.uri:
             raise ConfigError(f"run {self.name!r} is in lake {self.catalog.lake.uri}, not in {pinned.lake.uri}")
-
-    def _check_unit(self, fork: RunConfig) -> None:
-        mine, other = self.config.mixture.unit, fork.mixture.unit
-        if mine is not other:
-            raise ConfigError(
-                f"mixture.unit is {other.value}, but run {self.name!r} counts {mine.value}; what its components are "
-                "owed could not be carried over"
-            )
+        _check_new(pinned, name)
+        changes = {
+            "mixture": mixture,
+            "curriculum": curriculum,
+            "seed": seed,
+            "length": length,
+            "step": step,
+            "tokens_per_byte": tokens_per_byte,
+            "composed": composed,
+        }
+        config = fork_config(self.config, self.components, pinned, name, at_chunk, changes)
+        consumed = consumed_rows(self.chunks, at_chunk, self.catalog, pinned)
+        plan = plan_cells(pinned, config.program(), consumed)
+        return Run._write(pinned, config.settled(plan), plan)
 
     def set_weights(
         self,
@@ -311,8 +244,8 @@ class Run:
     ) -> int:
         """Set shares of some components from a chunk on; return the chunk. The others keep their proportions.
 
-        They hold until the curriculum changes the weights. The change is published by committing the next chunk, which
-        only one process can: a scheduler that runs elsewhere takes it up with its next commit.
+        They hold until the curriculum changes the weights. The change is published by committing the next chunk; a
+        scheduler that is at work elsewhere lets it pass before its own next commit.
 
         Args:
             weights: shares by component, of all units.
@@ -325,44 +258,7 @@ class Run:
             ConfigError: a component is unknown, the shares are too much, or the chunk is scheduled.
             ScheduleError: the run has ended.
         """
-        deadline = time.monotonic() + _PATIENCE_SECONDS
-        while time.monotonic() < deadline:
-            with self._lock:
-                self._cursor = None
-                cursor = self._stored_cursor()
-                chunk = cursor.next_chunk if from_chunk is None else from_chunk
-                shares = self._checked_shares(cursor, chunk, weights)
-                change = Change(chunk=chunk, weights=shares, cause=cause, step=step, details=details)
-                pending = tuple(sorted((*cursor.pending, change), key=lambda known: known.chunk))
-                try:
-                    self._commit(replace(cursor, pending=pending, num_changes=cursor.num_changes + 1), 1)
-                except ScheduleError:
-                    continue  # a scheduler was faster: it may have gone past the chunk
-                return chunk
-        raise ScheduleError(f"run {self.name!r}: its scheduler is always faster; set from_chunk further ahead")
-
-    def _checked_shares(self, cursor: Cursor, chunk: int, weights: Mapping[str, Any]) -> dict[str, float]:
-        """Return the shares that are set, by innermost component, after checking that they can be."""
-        if cursor.is_ended:
-            raise ScheduleError(f"run {self.name!r} has ended with chunk {cursor.next_chunk - 1}")
-        if chunk < cursor.next_chunk:
-            raise ConfigError(
-                f"from_chunk is {chunk}, but run {self.name!r} is scheduled up to chunk {cursor.next_chunk - 1}; "
-                f"weights can change from chunk {cursor.next_chunk} on"
-            )
-        path = f"run {self.name!r}: weights"
-        given = declared.weights(weights, path)
-        before = dict(zip(self.components, (share / SCALE for share in cursor.shares), strict=True))
-        after = set_shares(before, given, path)
-        return {leaf: after[leaf] for leaf in after if any(leaf == n or leaf.startswith(f"{n}.") for n in given)}
-
-    def _commit(self, cursor: Cursor, num_chunks: int) -> tuple[Cursor, int]:
-        """Draw and commit chunks; return the cursor after them, and how many they were."""
-        drawn = self._scheduler.draw(cursor, num_chunks)
-        previous = cursor.next_chunk - 1
-        self.weights_log.record(drawn.changes, is_current=lambda: self.chunks.last()[0] == previous)
-        self.chunks.append(drawn.chunks, drawn.cursor.to_dict(), previous=previous)
-        return drawn.cursor, len(drawn.chunks)
+        return self._schedule.set_weights(weights, from_chunk=from_chunk, cause=cause, step=step, details=details)
 
     def samples(self, chunk: int) -> DataFrame:
         """Return a frame of one chunk's samples in delivery order.
@@ -419,31 +315,7 @@ class Run:
         Raises:
             LakeError: there is no such version.
         """
-        return self.weights_log.shares(weights_version)
-
-    @cached_property
-    def _scheduler(self) -> Scheduler:
-        config = self.config
-        reader = IndexReader(self.catalog, self.program, self.plan, self._consumed)
-        cell_rows = CellRows(self.plan, reader, seed=config.seed, window=self.program.window)
-        return Scheduler(self.program, self.plan, cell_rows, chunk_size=config.chunk_size)
-
-    def _stored_cursor(self) -> Cursor:
-        _, state, _, _ = self.chunks.last()
-        return self._start_cursor() if state is None else Cursor.from_dict(state)
-
-    def _start_cursor(self) -> Cursor:
-        parent = None if self.parent is None else self.parent._cursor_at(self.config.at_chunk)
-        return Cursor.start(self.program, self.plan, parent)
-
-    def _cursor_at(self, chunk: int) -> Cursor:
-        """Return the cursor in front of a chunk: from the snapshot before it, by drawing again what comes between."""
-        if self.parent is not None and chunk <= self.config.at_chunk:
-            return self.parent._cursor_at(chunk)
-        state = self.chunks.cursor_before(chunk)
-        cursor = self._start_cursor() if state is None else Cursor.from_dict(state)
-        missing = chunk - cursor.next_chunk
-        return self._scheduler.draw(cursor, missing).cursor if missing else cursor
+        return self._schedule.weights.shares(weights_version)
 
 
 def list_runs(catalog: Catalog) -> DataFrame:
@@ -455,6 +327,11 @@ def list_runs(catalog: Catalog) -> DataFrame:
 
 def _load(uri: str, storage_options: dict[str, str], name: str) -> Run:
     return Run.load(Catalog.open(uri, storage_options=storage_options), name)
+
+
+def _check_new(catalog: Catalog, name: str) -> None:
+    if name in _run_names(catalog):
+        raise LakeError(f"run {name!r} exists already in {catalog.lake.uri}; choose another name, or load it")
 
 
 def _run_names(catalog: Catalog) -> list[str]:

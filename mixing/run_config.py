@@ -98,11 +98,6 @@ class RunConfig:
             composed=composed,
         )
 
-    def going_on_from(self, parent: RunConfig, at_chunk: int, components: Sequence[str]) -> RunConfig:
-        """Return the config of a run whose chunks before ``at_chunk`` are those of another, with its component ids."""
-        known = replace(self.resolution, known=tuple(components))
-        return replace(self, parent=parent.name, at_chunk=at_chunk, resolution=known)
-
     def settled(self, plan: CellPlan) -> RunConfig:
         """Return the config with what it takes to know the cells."""
         return replace(self, resolution=settle(self.resolution, plan))
@@ -171,3 +166,42 @@ class RunConfig:
             at_chunk=row["at_chunk"],
             composed=row["config"] and json.loads(row["config"]),
         )
+
+
+def fork_config(
+    parent: RunConfig, components: Sequence[str], catalog: Catalog, name: str, at_chunk: int, changes: Mapping[str, Any]
+) -> RunConfig:
+    """Return the config of a run whose chunks before ``at_chunk`` are those of another.
+
+    Args:
+        parent: the other run.
+        components: its components; their ids are the same in the fork.
+        catalog: at the fork's version.
+        name: the fork's name.
+        at_chunk: its first chunk.
+        changes: arguments of `RunConfig.declare`; what is None stays as it is.
+
+    Raises:
+        ConfigError: something is wrong as in `RunConfig.declare`, or the mixture counts other units.
+    """
+    given = {key: value for key, value in changes.items() if value is not None}
+    kept = {
+        "mixture": parent.mixture,
+        "curriculum": None if "mixture" in given else parent.curriculum,
+        "seed": parent.seed,
+        "chunk_size": parent.chunk_size,
+        "lanes": parent.lanes,
+        "length": parent.length,
+        "step": parent.step,
+        "tokens_per_byte": parent.tokens_per_byte,
+        "composed": None,
+    }
+    config = RunConfig.declare(catalog, name, **{**kept, **given})
+    mine, other = parent.mixture.unit, config.mixture.unit
+    if mine is not other:
+        raise ConfigError(
+            f"mixture.unit is {other.value}, but run {parent.name!r} counts {mine.value}; what its components are "
+            "owed could not be carried over"
+        )
+    known = replace(config.resolution, known=tuple(components))
+    return replace(config, parent=parent.name, at_chunk=at_chunk, resolution=known)

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixlake.catalog import Catalog, ConfigError, ScheduleError
-from mixlake.mixing import Mixture, Run, run
+from mixlake.mixing import Mixture, Run, schedule
 from mixlake.mixing.cursor import Cursor
 from mixlake.mixing.scheduler import Scheduler
 
@@ -96,7 +96,7 @@ def test_scheduling_a_negative_number_of_chunks_is_refused(
 def test_progress_is_told_after_every_commit(
     catalog: Catalog, mixture: Mixture, new_name: NewName, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "_SAMPLES_PER_COMMIT", 200)
+    monkeypatch.setattr(schedule, "_SAMPLES_PER_COMMIT", 200)
     told: list[tuple[int, int, str]] = []
     started = Run.start(catalog, new_name(), mixture, chunk_size=100)
     started.schedule(5, progress=lambda *args: told.append(args))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from mixlake.catalog import Catalog, ConfigError, ScheduleError
-from mixlake.mixing import Mixture, Run
+from mixlake.mixing import Mixture, Run, precedence, schedule
 
 NewName = Callable[[], str]
 MIXTURE = Mixture.from_dict(
@@ -150,29 +150,49 @@ def test_versions_that_an_overtaken_scheduler_left_are_replaced(
     assert rows(killed) == rows(plain)
 
 
-def test_changes_get_in_between_the_chunks_of_a_scheduler_at_work(
-    register_data: Callable[[Path], Catalog], tmp_path: Path
+@pytest.mark.parametrize("is_same_object", [False, True])
+def test_changes_get_in_between_the_chunks_of_a_scheduler_that_never_rests(
+    register_data: Callable[[Path], Catalog], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_same_object: bool
 ) -> None:
+    monkeypatch.setattr(schedule, "_SAMPLES_PER_COMMIT", 6)
     own = register_data(tmp_path / "lake")
-    run = Run.start(own, "exp1", MIXTURE, chunk_size=2, length={"chunks": 150})
-
-    def schedule() -> None:
-        mine = Run.load(Catalog.open(own.lake.uri), "exp1")
-        while mine.schedule(3):
-            time.sleep(0.05)  # as one that has reached its lookahead
-
-    thread = threading.Thread(target=schedule)
+    run = Run.start(own, "exp1", MIXTURE, chunk_size=2, length={"chunks": 240})
+    other = run if is_same_object else Run.load(Catalog.open(own.lake.uri), "exp1")
+    done: list[int] = []
+    thread = threading.Thread(target=lambda: done.append(other.schedule(1_000)))
     thread.start()
-    asked = []
-    for number in range(5):
-        time.sleep(0.05)
-        asked.append(run.set_weights({"german": 0.1 + number / 10}))
+    asked = [run.set_weights({"german": 0.1 + number / 10}) for number in range(5)]
+    assert thread.is_alive()
     thread.join()
+    assert done == [240 - 5]
     found = weights(run)
     assert [chunk for _, chunk, cause, _ in found if cause == "manual"] == asked
-    assert [row["chunk"] for row in rows(run)] == list(range(150))
+    assert [row["chunk"] for row in rows(run)] == list(range(240))
     versions = {version: (chunk, shares) for version, chunk, _, shares in found}
     assert all(versions[row["weights_version"]][0] <= row["chunk"] for row in rows(run))
+
+
+def test_a_scheduler_goes_on_when_somebody_dies_who_was_about_to_set_weights(
+    register_data: Callable[[Path], Catalog], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = register_data(tmp_path / "lake")
+    run = Run.start(own, "exp1", MIXTURE, chunk_size=20)
+    run.schedule(1)
+    die = f"""
+import os, sys
+from mixlake.catalog import Catalog
+from mixlake.mixing.precedence import Precedence
+with Precedence(Catalog.open({own.lake.uri!r}).lake, "exp1").taken():
+    os.kill(os.getpid(), 9)
+"""
+    assert subprocess.run([sys.executable, "-c", die], check=False).returncode == -9
+    monkeypatch.setattr(precedence, "_PATIENCE_SECONDS", 0.3)
+    begin = time.monotonic()
+    assert run.schedule(2) == 2
+    assert time.monotonic() - begin > 0.3
+    assert run.set_weights({"german": 0.3}) == 3
+    assert Run.load(Catalog.open(own.lake.uri), "exp1").schedule(2) == 2
+    assert [row["chunk"] for row in rows(run)] == list(range(6))
 
 
 def test_a_manual_change_holds_until_the_curriculum_changes_the_weights(catalog: Catalog, new_name: NewName) -> None:

@@ -40,8 +40,8 @@ CURRICULUM = {
 FOLLOW_AGAIN_AND_AGAIN = """
 import os, sys
 from mixlake.catalog import Catalog
-from mixlake.mixing import Run, run
-run._SAMPLES_PER_COMMIT = 6  # many commits to be killed in
+from mixlake.mixing import Run, schedule
+schedule._SAMPLES_PER_COMMIT = 6  # many commits to be killed in
 for line in sys.stdin:  # a fork before the lake is opened saves the imports
     if not (child := os.fork()):
         Run.load(Catalog.open(sys.argv[1]), line.strip()).follow(lookahead=1_000_000)

@@ -1,0 +1,205 @@
+"""A run's chunks in the making: where it stands in the lake, and how it goes on from there."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+
+from mixlake.catalog import Catalog, ConfigError, ScheduleError
+from mixlake.catalog.records import Progress
+from mixlake.mixing import declared
+from mixlake.mixing.cell_rows import CellRows
+from mixlake.mixing.cells import CellPlan, find_cells
+from mixlake.mixing.chunks import ChunkLog
+from mixlake.mixing.consumed import consumed_rows
+from mixlake.mixing.cursor import Change, Cursor
+from mixlake.mixing.demand import Demand
+from mixlake.mixing.index import IndexReader
+from mixlake.mixing.precedence import Precedence
+from mixlake.mixing.program import set_shares
+from mixlake.mixing.quotas import SCALE
+from mixlake.mixing.run_config import RunConfig
+from mixlake.mixing.scheduler import Scheduler
+from mixlake.mixing.weights import WeightsLog
+
+_SAMPLES_PER_COMMIT = 1 << 18
+_MAX_ATTEMPTS = 10
+"""Tries to set weights; the first one succeeds unless something took longer than a scheduler waits for it."""
+
+
+class Schedule:
+    """Draws the chunks of one run and commits them."""
+
+    def __init__(self, catalog: Catalog, config: RunConfig, plan: CellPlan | None, parent: Schedule | None) -> None:
+        """Look at a run; nothing is read yet.
+
+        Args:
+            catalog: at the run's version.
+            config: the run.
+            plan: its cells, where they are known.
+            parent: the schedule of the run that it goes on from.
+        """
+        self.catalog = catalog
+        self.config = config
+        self.program = config.program()
+        lake, names = catalog.lake, self.program.components
+        chunks, weights = (None, None) if parent is None else (parent.chunks, parent.weights)
+        self.chunks: ChunkLog = ChunkLog(lake, config.name, names, chunks, config.at_chunk)
+        self.weights: WeightsLog = WeightsLog(lake, config.name, names, weights)
+        self.demand = Demand(lake, config.name)
+        self._precedence = Precedence(lake, config.name)
+        self._parent = parent
+        self._known_plan = plan
+        self._cursor: Cursor | None = None
+        self._lock = threading.Lock()
+        self._door = threading.Lock()
+        """Scheduling goes through it before every commit; whoever holds it is next."""
+
+    @cached_property
+    def plan(self) -> CellPlan:
+        """The cells that the run draws from."""
+        return self._known_plan or find_cells(self.catalog, self.program, self._consumed)
+
+    @cached_property
+    def _consumed(self) -> pa.Table | None:
+        """The rows that the run's chunks before its own have drawn."""
+        if self._parent is None:
+            return None
+        return consumed_rows(self._parent.chunks, self.config.at_chunk, self._parent.catalog, self.catalog)
+
+    def declare(self) -> None:
+        """Write the declared weights, unless they are there: whoever started the run may have died before this."""
+        if not self.weights.is_declared():
+            start = self._start_cursor()
+            self.weights.declare(start.shares, version=start.weights_version, chunk=start.next_chunk)
+
+    def go_on(self, num_chunks: int, progress: Progress | None = None) -> int:
+        """Draw and commit up to ``num_chunks`` more chunks; return how many there were left to draw (see `Run`)."""
+        if num_chunks < 0:
+            raise ConfigError(f"num_chunks is {num_chunks}; expected 0 or more")
+        done = 0
+        while done < num_chunks:
+            with self._door:
+                pass
+            with self._lock:
+                cursor = self._cursor or self._stored_cursor()
+                self._cursor = None  # read again from the lake, should anything below fail
+                if cursor.is_ended:
+                    self._cursor = cursor
+                    break
+                num = min(num_chunks - done, max(1, _SAMPLES_PER_COMMIT // self.config.chunk_size))
+                try:
+                    self._cursor, drawn = self._commit(cursor, num)
+                except ScheduleError:
+                    has_waited, stored = self._precedence.give_way(), self._stored_cursor()
+                    is_another = stored.next_chunk != cursor.next_chunk and stored.num_changes == cursor.num_changes
+                    if is_another or not has_waited:
+                        raise
+                    continue  # not another scheduler: somebody has set weights
+            done += drawn
+            if progress is not None:
+                progress(done, num_chunks, "chunks")
+        return done
+
+    def follow(self, lookahead: int, progress: Progress | None, poll_seconds: float) -> int:
+        """Schedule for loaders of other processes until the run ends; return how many chunks that were (see `Run`)."""
+        if lookahead < 1:
+            raise ConfigError(f"lookahead is {lookahead}; expected a number of chunks, 1 or more")
+        done = 0
+        while True:
+            last, _, is_ended, _ = self.chunks.last()
+            if is_ended:
+                return done
+            missing = max(self.demand.last(), 0) + lookahead - last
+            if missing > 0:
+                done += self.go_on(missing)
+                if progress is not None:
+                    progress(last + 1 + missing, last + 1 + missing, "chunks")
+            else:
+                time.sleep(poll_seconds)
+
+    def set_weights(
+        self,
+        weights: Mapping[str, float],
+        *,
+        from_chunk: int | None,
+        cause: str,
+        step: int | None,
+        details: Mapping[str, Any] | None,
+    ) -> int:
+        """Set shares of some components from a chunk on; return the chunk (see `Run`)."""
+        with self._door, self._lock:
+            cursor = self._stored_cursor()
+            self._checked_shares(cursor, cursor.next_chunk if from_chunk is None else from_chunk, weights)
+            self._scheduler.draw(cursor, 1)  # what it reads, it reads before others have to wait
+        for attempt in range(1, _MAX_ATTEMPTS + 1):
+            with self._door, self._lock, self._precedence.taken():
+                self._cursor = None
+                cursor = self._stored_cursor()
+                chunk = cursor.next_chunk if from_chunk is None else from_chunk
+                shares = self._checked_shares(cursor, chunk, weights)
+                change = Change(chunk=chunk, weights=shares, cause=cause, step=step, details=details)
+                pending = tuple(sorted((*cursor.pending, change), key=lambda known: known.chunk))
+                try:
+                    self._commit(replace(cursor, pending=pending, num_changes=cursor.num_changes + 1), 1)
+                except ScheduleError:
+                    if attempt == _MAX_ATTEMPTS:
+                        raise
+                else:
+                    break
+        return chunk
+
+    def _checked_shares(self, cursor: Cursor, chunk: int, weights: Mapping[str, Any]) -> dict[str, float]:
+        """Return the shares that are set, by innermost component, after checking that they can be."""
+        name = self.config.name
+        if cursor.is_ended:
+            raise ScheduleError(f"run {name!r} has ended with chunk {cursor.next_chunk - 1}")
+        if chunk < cursor.next_chunk:
+            raise ConfigError(
+                f"from_chunk is {chunk}, but run {name!r} is scheduled up to chunk {cursor.next_chunk - 1}; "
+                f"weights can change from chunk {cursor.next_chunk} on"
+            )
+        path = f"run {name!r}: weights"
+        given = declared.weights(weights, path)
+        before = dict(zip(self.program.components, (share / SCALE for share in cursor.shares), strict=True))
+        after = set_shares(before, given, path)
+        return {leaf: after[leaf] for leaf in after if any(leaf == n or leaf.startswith(f"{n}.") for n in given)}
+
+    def _commit(self, cursor: Cursor, num_chunks: int) -> tuple[Cursor, int]:
+        """Draw and commit chunks; return the cursor after them, and how many they were."""
+        precedence = self._precedence.fence()
+        drawn = self._scheduler.draw(cursor, num_chunks)
+        previous = cursor.next_chunk - 1
+        self.weights.record(drawn.changes, is_current=lambda: self.chunks.last()[0] == previous)
+        self.chunks.append(drawn.chunks, drawn.cursor.to_dict(), previous=previous, precedence=precedence)
+        return drawn.cursor, len(drawn.chunks)
+
+    @cached_property
+    def _scheduler(self) -> Scheduler:
+        config = self.config
+        reader = IndexReader(self.catalog, self.program, self.plan, self._consumed)
+        cell_rows = CellRows(self.plan, reader, seed=config.seed, window=self.program.window)
+        return Scheduler(self.program, self.plan, cell_rows, chunk_size=config.chunk_size)
+
+    def _stored_cursor(self) -> Cursor:
+        _, state, _, _ = self.chunks.last()
+        return self._start_cursor() if state is None else Cursor.from_dict(state)
+
+    def _start_cursor(self) -> Cursor:
+        parent = None if self._parent is None else self._parent.cursor_at(self.config.at_chunk)
+        return Cursor.start(self.program, self.plan, parent)
+
+    def cursor_at(self, chunk: int) -> Cursor:
+        """Return the cursor in front of a chunk: from the snapshot before it, by drawing again what comes between."""
+        if self._parent is not None and chunk <= self.config.at_chunk:
+            return self._parent.cursor_at(chunk)
+        state = self.chunks.cursor_before(chunk)
+        cursor = self._start_cursor() if state is None else Cursor.from_dict(state)
+        missing = chunk - cursor.next_chunk
+        return self._scheduler.draw(cursor, missing).cursor if missing else cursor
