@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from mixlake.catalog import schema
-from mixlake.catalog.errors import ConfigError
+from mixlake.catalog.errors import ConfigError, LakeError
 from mixlake.catalog.frames import files_by_registration
-from mixlake.catalog.lake import Lake, arrow_dataset
+from mixlake.catalog.lake import Lake
+from mixlake.catalog.pins import close, read_pins
 from mixlake.catalog.records import Progress
 from mixlake.catalog.versions import Version, read_versions
 
@@ -94,7 +95,7 @@ def collect_versions(
     """
     stored = _stored_registrations(lake)  # before the versions: what is published meanwhile is seen as shown
     versions = read_versions(lake)
-    pins = _pins(lake)
+    pins = read_pins(lake)
     kept = _why_kept(versions, retention, pins)
     visible = _shown(version for version in versions if version.number in kept)
     ever = _shown(versions)
@@ -113,8 +114,12 @@ def collect_versions(
         num_bytes=sum(_num_bytes(lake, registration) for registration in [*gone, *orphans]),
     )
     if not dry_run:
-        if _pins(lake) != pins:  # a run was started while folders were looked through
-            return collect_versions(lake, retention, grace=grace, progress=progress)
+        try:
+            close(lake, unreadable)
+        except LakeError:
+            if read_pins(lake) == pins:
+                raise
+            return collect_versions(lake, retention, grace=grace, progress=progress)  # a run was started meanwhile
         _delete(lake, [*gone, *orphans], progress)
     return result
 
@@ -135,14 +140,6 @@ def _why_kept(versions: Sequence[Version], retention: Retention, pins: Mapping[i
         if reasons:
             kept[version.number] = ", ".join(reasons)
     return kept
-
-
-def _pins(lake: Lake) -> dict[int, list[str]]:
-    rows = arrow_dataset(lake.table(schema.RUNS)).to_table(columns=["run", "catalog_version"]).to_pylist()
-    pins: dict[int, list[str]] = {}
-    for row in sorted(rows, key=lambda row: str(row["run"])):
-        pins.setdefault(row["catalog_version"], []).append(row["run"])
-    return pins
 
 
 def _shown(versions: Iterable[Version]) -> frozenset[str]:

@@ -13,6 +13,7 @@ from datafusion import DataFrame
 from mixlake.catalog import Catalog, ConfigError, LakeError, ScheduleError, schema
 from mixlake.catalog.errors import listed, nearest
 from mixlake.catalog.lake import Fence, arrow_dataset
+from mixlake.catalog.pins import closed_error, is_collected, pin_fence
 from mixlake.catalog.records import Progress
 from mixlake.mixing.cells import CellPlan
 from mixlake.mixing.chunks import Chunk, ChunkLog, Delivery, delivery
@@ -103,8 +104,12 @@ class Run:
     @classmethod
     def _write(cls, catalog: Catalog, config: RunConfig, plan: CellPlan) -> Run:
         row = pa.Table.from_pylist([config.to_row()], schema=schema.TABLES[schema.RUNS].columns)
-        fence = Fence(application=f"run:{config.name}", seen=-1, number=0)
-        catalog.lake.append(schema.RUNS, row, action=f"start {config.name}", fence=fence)
+        lake, version = catalog.lake, config.catalog_version
+        fences = [Fence(application=f"run:{config.name}", seen=-1, number=0), pin_fence(version)]
+        try:
+            lake.append(schema.RUNS, row, action=f"start {config.name}", fence=fences)
+        except LakeError as error:
+            raise closed_error(lake, version) if is_collected(lake, version) else error from error
         return cls(catalog, config, plan)._declared()
 
     @classmethod

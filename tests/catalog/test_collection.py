@@ -15,6 +15,7 @@ import pyarrow as pa
 import pytest
 
 from mixlake.catalog import Catalog, ConfigError, LakeError, schema
+from mixlake.catalog.pins import pin_fence
 from mixlake.catalog.sample_writer import SampleWriter
 
 WriteLines = Callable[..., str]
@@ -53,7 +54,7 @@ def live(catalog: Catalog, *versions: int) -> set[str]:
 def pin(catalog: Catalog, run: str, version: int) -> None:
     row = {"run": run, "catalog_version": version}
     rows = pa.Table.from_pylist([row], schema=schema.TABLES[schema.RUNS].columns)
-    catalog.lake.append(schema.RUNS, rows, action="start")
+    catalog.lake.append(schema.RUNS, rows, action="start", fence=pin_fence(version))
 
 
 def age(folder: Path, duration: timedelta) -> None:

@@ -12,8 +12,10 @@ import pytest
 
 from mixlake.catalog import Catalog, ConfigError, LakeError, MixlakeError, QueryError, ScheduleError, schema
 from mixlake.mixing import Mixture, Run, list_runs
+from mixlake.mixing.cells import CellPlan
 from mixlake.mixing.chunks import delivery
 from mixlake.mixing.quotas import SCALE
+from mixlake.mixing.resolution import plan_cells
 
 MakeMixture = Callable[..., Mixture]
 MakeCatalog = Callable[..., Catalog]
@@ -70,6 +72,23 @@ def test_a_loaded_run_is_the_one_that_was_started(catalog: Catalog, mixture: Mix
     loaded = Run.load(Catalog.open(catalog.lake.uri), run.name)
     assert loaded.config == run.config
     assert loaded.plan.num_samples_C.tolist() == run.plan.num_samples_C.tolist()
+
+
+def test_a_run_whose_version_is_collected_while_it_is_planned_is_refused(
+    small: Catalog, halves: Mixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small.unregister("a-1")
+
+    def plan_and_collect(*args: Any) -> CellPlan:
+        plan = plan_cells(*args)
+        Catalog.open(small.lake.uri).gc("0d")
+        return plan
+
+    monkeypatch.setattr("mixlake.mixing.run.plan_cells", plan_and_collect)
+    with pytest.raises(LakeError, match="datasets@2 is being collected by gc, or has been, so no run can be pinned"):
+        Run.start(small.at(version=2), "exp1", halves)
+    assert list_runs(small).count() == 0
+    assert Run.start(small, "exp1", halves).schedule(10) == 1
 
 
 def test_runs_of_equal_configs_have_equal_hashes(catalog: Catalog, mixture: Mixture, new_name: NewName) -> None:
