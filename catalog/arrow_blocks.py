@@ -1,4 +1,4 @@
-"""What the columnar formats share: from decoded tables to blocks of samples, and to records.
+"""What the columnar formats share: from decoded tables to blocks of samples.
 
 Columns are checked before anything looks into them: a damaged file may hold offsets that lead out of its memory, or
 strings that are not UTF-8.
@@ -6,7 +6,7 @@ strings that are not UTF-8.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -16,9 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mixlake.catalog.errors import DataError
 from mixlake.catalog.problems import Problems
-from mixlake.catalog.records import Block, DataFile, FieldPath, FilePart, IntArray, Problem, Span
+from mixlake.catalog.records import Block, DataFile, FieldPath, FilePart, IntArray, Problem
 
 ARROW_ERRORS = (pa.ArrowException, OSError)
 """What Arrow raises at files that it cannot read."""
@@ -91,45 +90,6 @@ def has_field(schema: pa.Schema, path: FieldPath) -> bool:
     return True
 
 
-def read_rows(
-    file: DataFile, spans: Sequence[Span], bounds: IntArray, decode: Callable[[int], pa.Table]
-) -> list[dict[str, Any]]:
-    """Return the rows of the spans as records, in the spans' order.
-
-    Args:
-        file: for messages.
-        spans: which rows.
-        bounds: first row of every row group or record batch, and of the one after the last.
-        decode: returns a row group or record batch by number.
-
-    Raises:
-        DataError: a row is not there, or holds what is no value of its column's type.
-    """
-    records: list[dict[str, Any]] = []
-    for span in spans:
-        row = span.row_start
-        while row < span.row_stop:
-            number = int(np.searchsorted(bounds, row, side="right")) - 1
-            if number >= len(bounds) - 1:
-                raise DataError(f"{file.uri}: row {row} is not there; the file has {bounds[-1]} rows")
-            stop = min(span.row_stop, int(bounds[number + 1]))
-            records += _records(file, decode(number), row, row - int(bounds[number]), stop - row)
-            row = stop
-    return records
-
-
-def _records(file: DataFile, table: pa.Table, row: int, offset: int, num_rows: int) -> list[dict[str, Any]]:
-    if not table.num_columns:
-        return [{} for _ in range(num_rows)]
-    rows = table.slice(offset, num_rows)
-    try:
-        rows.validate(full=True)
-        records: list[dict[str, Any]] = rows.to_pylist()
-    except (*ARROW_ERRORS, ValueError) as error:
-        raise DataError(f"{file.uri}, rows {row} to {row + num_rows}: cannot be read ({error})") from error
-    return records
-
-
 def _sliced(piece: Piece) -> Iterator[Piece]:
     num = max(-(-piece.num_bytes // BYTES_PER_BLOCK), -(-piece.num_rows // _ROWS_PER_BLOCK))
     num = min(num, piece.num_rows)
@@ -170,7 +130,7 @@ def _block(
     columns: dict[FieldPath, pa.ChunkedArray] = {}
     if tables:
         table = pa.concat_tables(tables)
-        columns = {path: _column(table, path) for path in paths if has_field(table.schema, path)}
+        columns = {path: column_at(table, path) for path in paths if has_field(table.schema, path)}
     is_sound = _sound_rows(columns, rows, part.file, problems)
     if not is_sound.all():
         rows = rows[is_sound]
@@ -180,7 +140,7 @@ def _block(
         rows=rows - first_row,
         byte_starts=None,
         byte_stops=None,
-        columns={path: _plain(column) for path, column in columns.items()},
+        columns={path: plain(column) for path, column in columns.items()},
         num_bytes=sum(piece.num_bytes for piece in group),
         num_records=sum(piece.num_rows for piece in group),
         place=partial(_place, rows),
@@ -197,7 +157,8 @@ def _place(rows: IntArray, index: int) -> str:
     return f"row {rows[index]}"
 
 
-def _column(table: pa.Table, path: FieldPath) -> pa.ChunkedArray:
+def column_at(table: pa.Table, path: FieldPath) -> pa.ChunkedArray:
+    """Return a field of a table, at the top or within structs."""
     column = table.column(path[0])
     for name in path[1:]:
         column = pc.struct_field(_stored(column), [name])
@@ -234,10 +195,10 @@ def _damaged(column: pa.Array, start: int) -> Iterator[tuple[int, pa.ArrowExcept
         yield from _damaged(column[middle:], start + middle)
 
 
-def _plain(column: pa.ChunkedArray) -> pa.Array:
+def plain(column: pa.ChunkedArray) -> pa.Array:
     """Return a column as one array of the plain type for its values, so that files may differ in how they store them.
 
-    >>> _plain(pa.chunked_array([pa.array(["a", "a"]).dictionary_encode()])).type
+    >>> plain(pa.chunked_array([pa.array(["a", "a"]).dictionary_encode()])).type
     DataType(string)
     """
     target = _plain_type(column.type)

@@ -7,7 +7,7 @@ are read alike: one walk over the messages finds the record batches, without dec
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -16,12 +16,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.ipc as ipc
 
-from mixlake.catalog.arrow_blocks import ARROW_ERRORS, Piece, has_field, read_rows, split_pieces, to_blocks
+from mixlake.catalog.arrow_blocks import ARROW_ERRORS, Piece, has_field, split_pieces, to_blocks
+from mixlake.catalog.arrow_rows import Decoded, read_columns, read_rows
 from mixlake.catalog.data_files import mapped
 from mixlake.catalog.errors import DataError
 from mixlake.catalog.problems import Problems
 from mixlake.catalog.read_cache import ReadCache
 from mixlake.catalog.records import Block, DataFile, FieldPath, FilePart, IntArray, Problem, Span
+from mixlake.catalog.spans import Spans
 
 _MAGIC = b"ARROW1"
 _FEATHER_1 = b"FEA1"
@@ -80,14 +82,21 @@ class ArrowFormat:
     ) -> list[dict[str, Any]]:
         """Return the rows of the spans, in their order; a record batch is decoded once while it stays in the cache."""
         del options
-        key = (file.uri, file.modified_us)
-        layout: _Layout = cache.get(key, lambda: _sized_layout(file))
-        columns = None if fields is None else tuple(path[0] for path in fields if has_field(layout.schema, path))
+        layout = _kept_layout(file, cache)
+        return read_rows(file, spans, layout.bounds, _decoder(file, layout, fields, cache))
 
-        def decode(number: int) -> pa.Table:
-            return cache.get((*key, number, columns), lambda: _record_batch(file, layout, number, columns))
-
-        return read_rows(file, spans, layout.bounds, decode)
+    def read_columns(
+        self,
+        file: DataFile,
+        spans: Spans,
+        fields: Sequence[FieldPath],
+        options: Mapping[str, Any],
+        cache: ReadCache,
+    ) -> dict[FieldPath, list[Any]]:
+        """Return fields of the rows of the spans; a record batch is decoded once while it stays in the cache."""
+        del options
+        layout = _kept_layout(file, cache)
+        return read_columns(file, spans, layout.bounds, fields, _decoder(file, layout, fields, cache))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -213,9 +222,26 @@ def _num_rows(metadata: pa.Buffer) -> int:
     return 0 if length is None else int(struct.unpack_from("<q", raw, length)[0])
 
 
-def _sized_layout(file: DataFile) -> tuple[_Layout, int]:
-    layout = _layout(file)
-    return layout, layout.starts.nbytes + layout.stops.nbytes + layout.bounds.nbytes
+def _kept_layout(file: DataFile, cache: ReadCache) -> _Layout:
+    def decode() -> tuple[_Layout, int]:
+        layout = _layout(file)
+        return layout, layout.starts.nbytes + layout.stops.nbytes + layout.bounds.nbytes
+
+    layout: _Layout = cache.get((file.uri, file.modified_us), decode)
+    return layout
+
+
+def _decoder(
+    file: DataFile, layout: _Layout, fields: Sequence[FieldPath] | None, cache: ReadCache
+) -> Callable[[int], Decoded]:
+    columns = None if fields is None else tuple(path[0] for path in fields if has_field(layout.schema, path))
+
+    def decode(number: int) -> Decoded:
+        key = (file.uri, file.modified_us, number, columns)
+        decoded: Decoded = cache.get(key, lambda: Decoded.sized(_record_batch(file, layout, number, columns)))
+        return decoded
+
+    return decode
 
 
 def _pieces(part: FilePart, layout: _Layout, columns: Sequence[str], problems: Problems) -> Iterator[Piece]:
@@ -237,12 +263,11 @@ def _pieces(part: FilePart, layout: _Layout, columns: Sequence[str], problems: P
         )
 
 
-def _record_batch(file: DataFile, layout: _Layout, number: int, columns: Sequence[str] | None) -> tuple[pa.Table, int]:
+def _record_batch(file: DataFile, layout: _Layout, number: int, columns: Sequence[str] | None) -> pa.Table:
     try:
-        table = pa.Table.from_batches(layout.decoded(number, number + 1, columns))
+        return pa.Table.from_batches(layout.decoded(number, number + 1, columns))
     except ARROW_ERRORS as error:
         raise DataError(f"{file.uri}, record batch {number}: {_undecodable(error)}") from error
-    return table, table.nbytes
 
 
 def _without_columns(num_rows: int) -> pa.RecordBatch:

@@ -26,9 +26,9 @@ from mixlake.catalog.compression import with_compressions
 from mixlake.catalog.csv_records import Dialect, Records, records
 from mixlake.catalog.errors import ConfigError, DataError
 from mixlake.catalog.problems import Problems
+from mixlake.catalog.ranged_reads import read_ranges
 from mixlake.catalog.read_cache import ReadCache
 from mixlake.catalog.records import Block, DataFile, FieldPath, FilePart, IntArray, Problem, Span
-from mixlake.catalog.text_regions import read_ranges
 
 
 class CsvFormat:
@@ -71,7 +71,7 @@ class CsvFormat:
         """Return the records of the spans, in their order, with as few reads as their ranges allow."""
         dialect, given = dialect_of(file, options)
         names = given or cache.get((file.uri, file.modified_us, dialect), lambda: _sized_names(file, dialect))
-        pieces = read_ranges(file, [(span.byte_start, span.byte_stop) for span in spans], cache)
+        pieces = read_ranges(file, spans, cache)
         wanted = names if fields is None else [name for name in names if (name,) in fields]
         num_records = sum(span.row_stop - span.row_start for span in spans)
         if not wanted or not num_records:

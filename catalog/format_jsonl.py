@@ -24,9 +24,11 @@ from mixlake.catalog.fields import columns_of
 from mixlake.catalog.json_columns import fast_columns
 from mixlake.catalog.parallel import in_order, num_cores
 from mixlake.catalog.problems import Problems
+from mixlake.catalog.ranged_reads import read_ranges
 from mixlake.catalog.read_cache import ReadCache
 from mixlake.catalog.records import Block, DataFile, FieldPath, FilePart, IntArray, Problem, Span
-from mixlake.catalog.text_regions import BYTES_PER_PART, BufferPool, Region, read_ranges, regions, split_bytes
+from mixlake.catalog.spans import Spans
+from mixlake.catalog.text_regions import BYTES_PER_PART, BufferPool, Region, regions, split_bytes
 
 _SPACE = 32
 
@@ -70,8 +72,22 @@ class JsonLinesFormat:
     ) -> list[dict[str, Any]]:
         """Return the records of the spans, in their order, with as few reads as their ranges allow."""
         del fields, options
-        pieces = read_ranges(file, [(span.byte_start, span.byte_stop) for span in spans], cache)
-        return [record for piece, span in zip(pieces, spans, strict=True) for record in _parse_span(piece, span, file)]
+        spans = Spans.of(spans)
+        records: list[dict[str, Any]] = []
+        for index, (piece, num_rows) in enumerate(
+            zip(read_ranges(file, spans, cache), spans.num_rows.tolist(), strict=True)
+        ):
+            lines = [piece] if num_rows == 1 else [line for line in bytes(piece).split(b"\n") if line.strip()]
+            try:
+                records += map(_parse, lines)
+            except ValueError as error:
+                raise DataError(f"{file.uri}, {_rows(spans[index])}: not JSON any more ({error})") from None
+            if len(lines) != num_rows:
+                raise DataError(f"{file.uri}, {_rows(spans[index])}: found {len(lines)} records in their place")
+        others = set(map(type, records)) - {dict}
+        if others:
+            raise DataError(f"{file.uri}: has records that are no JSON objects any more, but {others.pop().__name__}")
+        return records
 
 
 def _scan(part: FilePart, fields: Mapping[FieldPath, pa.DataType], problems: Problems) -> Iterator[Block]:
@@ -195,13 +211,7 @@ def _kind(record: Any) -> str:
     return "null" if record is None else type(record).__name__
 
 
-def _parse_span(piece: memoryview, span: Span, file: DataFile) -> list[dict[str, Any]]:
-    try:
-        records = [_parse(line) for line in bytes(piece).split(b"\n") if line.strip()]
-    except ValueError as error:
-        raise DataError(f"{file.uri}, row {span.row_start}: not JSON any more ({error})") from None
-    if len(records) != span.row_stop - span.row_start:
-        raise DataError(
-            f"{file.uri}, rows {span.row_start} to {span.row_stop}: found {len(records)} records in their place"
-        )
-    return records
+def _rows(span: Span) -> str:
+    return (
+        f"row {span.row_start}" if span.row_stop == span.row_start + 1 else f"rows {span.row_start} to {span.row_stop}"
+    )

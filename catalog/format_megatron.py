@@ -25,9 +25,10 @@ import pyarrow as pa
 from mixlake.catalog.data_files import mapped
 from mixlake.catalog.errors import DataError
 from mixlake.catalog.problems import Problems
+from mixlake.catalog.ranged_reads import read_ranges
 from mixlake.catalog.read_cache import ReadCache
 from mixlake.catalog.records import Block, DataFile, FieldPath, FilePart, IntArray, Problem, Span
-from mixlake.catalog.text_regions import read_ranges
+from mixlake.catalog.spans import Spans
 
 _HEADER = struct.Struct("<9sQBQQ")
 _MAGIC = b"MMIDIDX\0\0"
@@ -90,8 +91,7 @@ class MegatronFormat:
         del options
         index = cache.get((file.uri, file.modified_us, "index"), lambda: (_index(file), _HEADER.size))
         needs_tokens = fields is None or ("tokens",) in fields
-        ranges = [(span.byte_start, span.byte_stop) for span in spans]
-        contents = read_ranges(file, ranges, cache) if needs_tokens else [memoryview(b"")] * len(spans)
+        contents = read_ranges(file, spans, cache) if needs_tokens else [memoryview(b"")] * len(spans)
         records: list[dict[str, Any]] = []
         for span, content in zip(spans, contents, strict=True):
             documents = _documents(file, index, span.row_start, span.row_stop)
@@ -102,6 +102,23 @@ class MegatronFormat:
                 )
             records += _records(documents, index, content if needs_tokens else None, fields)
         return records
+
+    def read_columns(
+        self,
+        file: DataFile,
+        spans: Spans,
+        fields: Sequence[FieldPath],
+        options: Mapping[str, Any],
+        cache: ReadCache,
+    ) -> dict[FieldPath, list[Any]]:
+        """Return fields of the documents of the spans: tokens alone come straight out of the mapped file."""
+        if set(fields) != {("tokens",)}:
+            records = self.read(file, spans, fields, options, cache)
+            return {path: [record.get(path[0]) for record in records] for path in fields}
+        key = (file.uri, file.modified_us)
+        index = cache.get((*key, "index"), lambda: (_index(file), _HEADER.size))
+        content = cache.get((*key, "mapped"), lambda: (mapped(file.uri), 0))
+        return {("tokens",): _tokens(file, spans, index, content)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -312,6 +329,44 @@ def _columns(
 
 def _lists(offsets: IntArray, values: _Array) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(values))
+
+
+def _tokens(file: DataFile, spans: Spans, index: _Index, content: memoryview) -> list[_Array]:
+    """Return the tokens of the documents of the spans; copied, so that the pages are read here and not by the trainer.
+
+    Raises:
+        DataError: they are not where they were when the file was registered.
+    """
+    rows = spans.rows
+    if len(rows) and rows.max() >= index.num_documents:
+        raise DataError(f"{file.uri}: document {rows.max()} is not there; the file has {index.num_documents} documents")
+    starts, stops = _document_reach(index, rows, file.num_bytes)
+    lasts = np.cumsum(spans.num_rows) - 1
+    firsts = lasts + 1 - spans.num_rows
+    is_apart = (starts[firsts] != spans.byte_start) | (stops[lasts] != spans.byte_stop)
+    is_apart |= np.add.reduceat((starts < 0) | (stops < starts) | (stops > len(content)), firsts) > 0
+    if is_apart.any():
+        span = spans[int(np.argmax(is_apart))]
+        raise DataError(
+            f"{file.uri}, documents {span.row_start} to {span.row_stop}: they were at bytes {span.byte_start} "
+            f"to {span.byte_stop}, and its index has them elsewhere"
+        )
+    item = index.token_type.itemsize
+    tokens = np.frombuffer(content, index.token_type, len(content) // item)
+    bounds = zip((starts // item).tolist(), (stops // item).tolist(), strict=True)
+    return [tokens[start:stop].copy() for start, stop in bounds]
+
+
+def _document_reach(index: _Index, rows: IntArray, num_bytes: int) -> tuple[IntArray, IntArray]:
+    """Return the first byte of each document and the one behind it; a document without sequences lies at its place."""
+
+    def place(sequences: _Array) -> IntArray:
+        inside = sequences < len(index.pointers)
+        places = np.full(len(sequences), num_bytes, np.int64)
+        places[inside] = index.pointers[sequences[inside]]
+        return places
+
+    return place(index.document_bounds[rows]), place(index.document_bounds[rows + 1])
 
 
 def _records(

@@ -5,7 +5,7 @@ Row groups are opened again for each part, as kept handles would soon be more th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -18,14 +18,15 @@ from mixlake.catalog.arrow_blocks import (
     BYTES_PER_BLOCK,
     Piece,
     has_field,
-    read_rows,
     split_pieces,
     to_blocks,
 )
+from mixlake.catalog.arrow_rows import Decoded, read_columns, read_rows
 from mixlake.catalog.errors import DataError
 from mixlake.catalog.problems import OnError, Problems
 from mixlake.catalog.read_cache import ReadCache
 from mixlake.catalog.records import Block, DataFile, FieldPath, FilePart, IntArray, Problem, Span
+from mixlake.catalog.spans import Spans
 
 _BYTES_AT_ONCE = 64 << 20
 """Row groups beyond this are decoded piece by piece, so that memory stays bounded however large they are."""
@@ -80,19 +81,29 @@ class ParquetFormat:
     ) -> list[dict[str, Any]]:
         """Return the rows of the spans, in their order; a row group is decoded once while it stays in the cache."""
         del options
-        key = (file.uri, file.modified_us)
-        metadata, bounds = cache.get(key, lambda: _sized_layout(file))
-        wanted = None if fields is None else tuple(fields)
+        layout = _kept_layout(file, cache)
+        return read_rows(file, spans, layout[1], _decoder(file, layout, fields, cache))
 
-        def decode(group: int) -> pa.Table:
-            return cache.get((*key, group, wanted), lambda: _row_group(file, metadata, group, wanted))
+    def read_columns(
+        self,
+        file: DataFile,
+        spans: Spans,
+        fields: Sequence[FieldPath],
+        options: Mapping[str, Any],
+        cache: ReadCache,
+    ) -> dict[FieldPath, list[Any]]:
+        """Return fields of the rows of the spans; a row group is decoded once while it stays in the cache."""
+        del options
+        layout = _kept_layout(file, cache)
+        return read_columns(file, spans, layout[1], fields, _decoder(file, layout, fields, cache))
 
-        return read_rows(file, spans, bounds, decode)
+
+_Layout = tuple[pq.FileMetaData, IntArray]
+"""A file's metadata, and the first row of every row group, and of the one after the last."""
 
 
 @lru_cache(maxsize=4)  # what two threads scan at a time, and one file ahead each: a footer may have many megabytes
-def _layout(file: DataFile) -> tuple[pq.FileMetaData, IntArray]:
-    """Return a file's metadata, and the first row of every row group, and of the one after the last."""
+def _layout(file: DataFile) -> _Layout:
     if not file.num_bytes:
         raise DataError(Problem(file=file, place="", reason="the file is empty"))
     try:
@@ -104,9 +115,26 @@ def _layout(file: DataFile) -> tuple[pq.FileMetaData, IntArray]:
     return metadata, np.cumsum([0, *counts], dtype=np.int64)
 
 
-def _sized_layout(file: DataFile) -> tuple[tuple[pq.FileMetaData, IntArray], int]:
-    metadata, bounds = _layout(file)
-    return (metadata, bounds), metadata.serialized_size
+def _kept_layout(file: DataFile, cache: ReadCache) -> _Layout:
+    def decode() -> tuple[_Layout, int]:
+        metadata, bounds = _layout(file)
+        return (metadata, bounds), metadata.serialized_size
+
+    layout: _Layout = cache.get((file.uri, file.modified_us), decode)
+    return layout
+
+
+def _decoder(
+    file: DataFile, layout: _Layout, fields: Sequence[FieldPath] | None, cache: ReadCache
+) -> Callable[[int], Decoded]:
+    wanted = None if fields is None else tuple(fields)
+
+    def decode(group: int) -> Decoded:
+        key = (file.uri, file.modified_us, group, wanted)
+        decoded: Decoded = cache.get(key, lambda: Decoded.sized(_row_group(file, layout[0], group, wanted)))
+        return decoded
+
+    return decode
 
 
 def _opened(file: DataFile, metadata: pq.FileMetaData) -> pq.ParquetFile:
@@ -158,9 +186,7 @@ def _decoded(parquet: pq.ParquetFile, group: int, names: Sequence[str]) -> Itera
         yield pa.Table.from_batches([batch])
 
 
-def _row_group(
-    file: DataFile, metadata: pq.FileMetaData, group: int, fields: Sequence[FieldPath] | None
-) -> tuple[pa.Table, int]:
+def _row_group(file: DataFile, metadata: pq.FileMetaData, group: int, fields: Sequence[FieldPath] | None) -> pa.Table:
     with _opened(file, metadata) as parquet:
         names = None if fields is None else _names(parquet.schema_arrow, fields)
         try:
@@ -169,7 +195,7 @@ def _row_group(
             raise DataError(f"{file.uri}, row group {group}: {_undecodable(error)}") from error
     if fields is not None:  # a column called "a.b" comes along with the field b of a column a
         table = table.select([name for name in dict.fromkeys(path[0] for path in fields) if name in table.column_names])
-    return table, table.nbytes
+    return table
 
 
 def _undecodable(error: BaseException) -> str:

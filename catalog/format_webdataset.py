@@ -28,10 +28,10 @@ from mixlake.catalog.compression import TAR_SUFFIXES, with_compressions
 from mixlake.catalog.errors import DataError
 from mixlake.catalog.fields import columns_of
 from mixlake.catalog.problems import Problems
+from mixlake.catalog.ranged_reads import read_ranges
 from mixlake.catalog.read_cache import ReadCache
 from mixlake.catalog.records import Block, DataFile, FieldPath, FilePart, IntArray, Problem, Span
 from mixlake.catalog.tar_members import TarContent, TarPiece, members, opened_tar
-from mixlake.catalog.text_regions import read_ranges
 
 KEY = "__key__"
 NUM_BYTES = "__num_bytes__"
@@ -100,7 +100,7 @@ class WebDatasetFormat:
     ) -> list[dict[str, Any]]:
         """Return the records of the spans, in their order, with as few reads as their ranges allow."""
         del options
-        pieces = read_ranges(file, [(span.byte_start, span.byte_stop) for span in spans], cache)
+        pieces = read_ranges(file, spans, cache)
         wanted = None if fields is None else {path[0] for path in fields}
         return [
             record

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any, TypeAlias
@@ -13,7 +14,8 @@ Size: TypeAlias = int | Callable[[], int]
 class ReadCache:
     """Keeps what was decoded last; the oldest pieces leave when a bound is exceeded.
 
-    Pieces in memory and pieces that lie in temporary files have a bound of their own each.
+    Pieces in memory and pieces that lie in temporary files have a bound of their own each. Threads may share it: a
+    piece that one of them is decoding is waited for, not decoded twice.
 
     >>> cache = ReadCache(max_bytes=10)
     >>> cache.get("a", lambda: ("decoded", 8)), cache.get("a", lambda: ("again", 8))
@@ -40,12 +42,27 @@ class _Pieces:
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._pieces: OrderedDict[Hashable, tuple[Any, Size]] = OrderedDict()
+        self._lock = threading.Lock()
+        self._decoding: dict[Hashable, threading.Lock] = {}
 
     def get(self, key: Hashable, decode: Callable[[], tuple[Any, Size]]) -> Any:
-        if key in self._pieces:
-            self._pieces.move_to_end(key)
-            return self._pieces[key][0]
-        self._pieces[key] = piece, _ = decode()
+        with self._lock:
+            if key in self._pieces:
+                self._pieces.move_to_end(key)
+                return self._pieces[key][0]
+            turn = self._decoding.setdefault(key, threading.Lock())
+        with turn:
+            with self._lock:
+                if key in self._pieces:
+                    return self._pieces[key][0]
+            piece, size = decode()
+            with self._lock:
+                self._pieces[key] = piece, size
+                self._decoding.pop(key, None)
+                self._evict()
+        return piece
+
+    def _evict(self) -> None:
         sizes = [size() if callable(size) else size for _, size in self._pieces.values()]
         excess = sum(sizes) - self._max_bytes
         for size in sizes[:-1]:  # oldest first; the newest stays, however large it is
@@ -53,4 +70,3 @@ class _Pieces:
                 break
             self._pieces.popitem(last=False)
             excess -= size
-        return piece

@@ -1,10 +1,10 @@
-"""Lines of text files, plain or compressed: scanned region by region, read back by range."""
+"""Lines of text files, plain or compressed, scanned region by region."""
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -12,17 +12,14 @@ from queue import Empty, SimpleQueue
 
 import numpy as np
 
-from mixlake.catalog.compression import DecompressedStream, check_content, decompressed_content
+from mixlake.catalog.compression import DecompressedStream, check_content
 from mixlake.catalog.data_files import open_file
 from mixlake.catalog.errors import DataError
-from mixlake.catalog.read_cache import ReadCache
 from mixlake.catalog.records import DataFile, FilePart, IntArray, Problem
 
 BYTES_PER_PART = 32 << 20
 _BYTES_PER_REGION = 2 << 20
 """Small enough to stay in a core's cache while it is parsed: 1.5 times as fast as 256 kB, a tenth faster than 8 MB."""
-_MAX_GAP = 64 << 10
-"""Ranges nearer than this are read as one: a seek costs more than the bytes between."""
 _MAX_READ = 4 << 20
 _NEWLINE = 10
 
@@ -196,45 +193,3 @@ def opened(file: DataFile) -> Iterator[io.RawIOBase]:
             return
     with DecompressedStream(file) as decompressed:
         yield decompressed
-
-
-def read_ranges(file: DataFile, ranges: Sequence[tuple[int, int]], cache: ReadCache) -> list[memoryview]:
-    """Return the content of some ranges of bytes, in their order, with as few reads as they allow.
-
-    Raises:
-        DataError: the file is gone, damaged, or shorter than a range says.
-    """
-    if file.compression is not None:
-        decompressed = decompressed_content(file, cache)
-        pieces = [memoryview(decompressed.read(start, stop)) for start, stop in ranges]
-    else:
-        pieces = [memoryview(b"")] * len(ranges)
-        order = sorted(range(len(ranges)), key=lambda index: ranges[index])
-        with open_file(file) as stream:
-            for group in _coalesced(ranges, order):
-                first = ranges[group[0]][0]
-                last = max(ranges[index][1] for index in group)
-                content = memoryview(os.pread(stream.fileno(), last - first, first))
-                for index in group:
-                    start, stop = ranges[index]
-                    pieces[index] = content[start - first : stop - first]
-    for piece, (start, stop) in zip(pieces, ranges, strict=True):
-        if len(piece) != stop - start:
-            raise DataError(f"{file.uri}: bytes {start} to {stop} are not there any more")
-    return pieces
-
-
-def _coalesced(ranges: Sequence[tuple[int, int]], order: Sequence[int]) -> Iterator[list[int]]:
-    group: list[int] = []
-    first = last = 0
-    for index in order:
-        start, stop = ranges[index]
-        if group and (start - last > _MAX_GAP or stop - first > _MAX_READ):
-            yield group
-            group = []
-        if not group:
-            first = start
-        group.append(index)
-        last = max(last, stop)
-    if group:
-        yield group

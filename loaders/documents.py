@@ -9,52 +9,18 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from mixlake.catalog import DataError
-from mixlake.catalog.fields import token_ids, value_at
-from mixlake.catalog.records import FieldPath, IntArray
+from mixlake.catalog.records import IntArray
 from mixlake.catalog.tokenizers import Tokenizer
 from mixlake.loaders.feed import ChunkFeed
-from mixlake.loaders.reading import Address, ChunkBuffer, SampleReader
+from mixlake.loaders.reading import Address, ChunkBuffer, SampleGroup, SampleReader
 from mixlake.mixing.chunks import Chunk, Delivery
 
 NO_LABEL = -100
 """Label of a position that carries no loss: the last token of a document, and padding."""
-_MAX_SAMPLES = 32
-_MAX_BYTES = 1 << 20
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Sample:
-    """A sample as it was read."""
-
-    record: dict[str, Any]
-    text_field: FieldPath
-    component: int
-    address: Address
-
-    def content(self) -> str | IntArray:
-        """Return the sample's text, or its token ids where it is tokenized already.
-
-        Raises:
-            DataError: the field holds neither.
-        """
-        value = value_at(self.record, self.text_field)
-        content = value if isinstance(value, str) else token_ids(value)
-        if content is None:
-            raise DataError(
-                f"{self.place()} is {type(value).__name__}, expected text or token ids; "
-                "leave such samples out with mixture.filter"
-            )
-        return content
-
-    def place(self) -> str:
-        """Name the field that holds the content, for messages."""
-        registration, file_id, row = self.address
-        return f"{registration}, file {file_id}, row {row}: field {'.'.join(self.text_field)!r}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,6 +82,12 @@ class LaneChunks:
             self._open[index] = OpenChunk(chunk=chunk, order=order, buffer=ChunkBuffer(chunk, order, self._reader))
         return self._open[index]
 
+    def peek(self, index: int) -> OpenChunk | None:
+        """Return the lane's chunk number ``index`` if it is at hand; nothing is waited for or scheduled."""
+        if index not in self._open and not self._feed.has(self.lane + index * self._num_lanes):
+            return None
+        return self.get(index)
+
     def close_before(self, index: int) -> None:
         """Forget the chunks that no queue needs any more."""
         for old in [number for number in self._open if number < index]:
@@ -140,10 +112,11 @@ class SampleQueue:
         self.index = index
         self._places: tuple[int, IntArray] | None = None
 
-    def next_group(self, num_open: int) -> list[Sample]:
-        """Read some samples from here on, none if the lane's first ``num_open`` chunks hold no more.
+    def next_group(self, num_open: int) -> SampleGroup | None:
+        """Return the samples from here to the end of a group, or None if the lane's first ``num_open`` chunks are done.
 
-        The queue stays where it is: ``skip`` moves it on as its samples are taken.
+        The queue stays where it is: ``skip`` moves it on as its samples are taken, and they must all be taken before
+        the next group. The group after it is read meanwhile.
         """
         while self.chunk_index < num_open:
             current = self._chunks.get(self.chunk_index)
@@ -151,13 +124,25 @@ class SampleQueue:
                 break
             places = self._places_in(current)
             if self.index < len(places):
-                return _read_group(current, places[self.index :])
+                stop = int(np.searchsorted(places, current.buffer.group_stop(int(places[self.index]))))
+                current.buffer.prefetch(int(places[self.index]))
+                self._prefetch(current, places, stop)
+                return current.buffer.take(places[self.index : stop])
             self.chunk_index, self.index = self.chunk_index + 1, 0
-        return []
+        return None
 
     def skip(self) -> None:
         """Move on by one sample."""
         self.index += 1
+
+    def _prefetch(self, current: OpenChunk, places: IntArray, stop: int) -> None:
+        """Have the group behind this one read: it may be the first of the lane's next chunk, if that is known yet."""
+        if stop < len(places):
+            current.buffer.prefetch(int(places[stop]))
+            return
+        following = self._chunks.peek(self.chunk_index + 1)
+        if following is not None:
+            following.buffer.prefetch(0)
 
     def _places_in(self, current: OpenChunk) -> IntArray:
         if self._places is None or self._places[0] != self.chunk_index:
@@ -204,11 +189,11 @@ class DocumentQueue:
             if self._ready:
                 return self._ready[0]
             samples = self._samples.next_group(num_open)
-            if not samples:
+            if samples is None:
                 return None
             self._ready.extend(
-                Document(ids=ids, component=sample.component, address=sample.address)
-                for sample, ids in zip(samples, _encode(self._tokenizer, samples), strict=True)
+                Document(ids=ids, component=samples.components[index], address=samples.address(index))
+                for index, ids in enumerate(_encode(self._tokenizer, samples))
             )
 
     def remaining(self) -> int:
@@ -234,43 +219,20 @@ class DocumentQueue:
         self._offset = 0
 
 
-def _encode(tokenizer: Tokenizer, samples: Sequence[Sample]) -> list[IntArray]:
+def _encode(tokenizer: Tokenizer, samples: SampleGroup) -> list[IntArray]:
     """Return the ids of each sample; those that are tokenized already are taken as they are.
 
     Raises:
         DataError: ids that the tokenizer does not have, so that others made them.
     """
-    contents = [sample.content() for sample in samples]
+    contents = [samples.content(index) for index in range(len(samples))]
     encoded = iter(tokenizer.encode([content for content in contents if isinstance(content, str)]))
     ids_per_sample = [next(encoded) if isinstance(content, str) else content for content in contents]
-    for sample, content, ids in zip(samples, contents, ids_per_sample, strict=True):
+    for index, (content, ids) in enumerate(zip(contents, ids_per_sample, strict=True)):
         is_foreign = tokenizer.vocab_size and not isinstance(content, str) and len(ids)
         if is_foreign and not 0 <= int(ids.min()) <= int(ids.max()) < tokenizer.vocab_size:
             raise DataError(
-                f"{sample.place()} has token ids {ids.min()} to {ids.max()}, but the tokenizer has "
+                f"{samples.place(index)} has token ids {ids.min()} to {ids.max()}, but the tokenizer has "
                 f"{tokenizer.vocab_size} ids; load with the tokenizer that made them"
             )
     return ids_per_sample
-
-
-def _read_group(current: OpenChunk, places: IntArray) -> list[Sample]:
-    """Read the next samples together, as many as a bounded number of bytes allows."""
-    positions: list[int] = []
-    num_bytes = 0
-    for position in places[:_MAX_SAMPLES].tolist():
-        num_bytes += current.buffer.num_bytes(position)
-        if positions and num_bytes > _MAX_BYTES:
-            break
-        positions.append(position)
-    samples = []
-    for position, record in zip(positions, current.buffer.read(positions), strict=True):
-        address = current.buffer.address(position)
-        samples.append(
-            Sample(
-                record=record,
-                text_field=current.buffer.text_field(address),
-                component=int(current.order.component[position]),
-                address=address,
-            )
-        )
-    return samples

@@ -35,6 +35,10 @@ class ChunkFeed:
         self._chunks: OrderedDict[int, Chunk] = OrderedDict()
         self._last: int | None = None
 
+    def has(self, number: int) -> bool:
+        """Say whether a chunk is at hand, so that getting it takes no time."""
+        return number in self._chunks
+
     def get(self, number: int) -> Chunk | None:
         """Return chunk ``number``, or None where the run ends before it.
 

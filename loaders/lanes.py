@@ -171,7 +171,9 @@ class LaneDataset(IterableDataset[Item], Generic[Item]):
         run, reading = self.run, self.reading
         schedules = get_worker_info() is None and reading.rank == 0
         feed = ChunkFeed(run, schedules=schedules, lookahead=reading.lookahead, timeout=reading.timeout)
-        reader = SampleReader(run.catalog, fields=self.fields(), cache_bytes=reading.cache_bytes)
+        reader = SampleReader(
+            run.catalog, fields=self.fields(), cache_bytes=reading.cache_bytes, num_lanes=max(1, len(numbers))
+        )
         opened = {}
         for lane in numbers:
             chunks = LaneChunks(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from mixlake.catalog.fields import parse_path, value_at
+from mixlake.catalog.columns import WHOLE
+from mixlake.catalog.fields import parse_path
 from mixlake.loaders.collate import Batch, collate_samples
-from mixlake.loaders.documents import LaneChunks, Sample, SampleQueue
+from mixlake.loaders.documents import LaneChunks, SampleQueue
 from mixlake.loaders.lanes import Lane, LaneDataset, Reading
+from mixlake.loaders.reading import SampleGroup
 from mixlake.mixing import Run
 
 
@@ -75,28 +76,37 @@ class _SampleLane:
     ) -> None:
         self._chunks = chunks
         self._queue = SampleQueue(chunks, None, *(state["queue"] if state else (chunks.first, 0)))
-        self._ready: deque[Sample] = deque()
+        self._ready: Iterator[dict[str, Any]] = iter(())
         self._components = components
         self._fields = None if fields is None else {name: parse_path(name) for name in fields if name != "*"}
         self._takes_all = fields is not None and "*" in fields
 
     def next(self) -> dict[str, Any] | None:
-        while not self._ready:
-            self._ready.extend(self._queue.next_group(self._queue.chunk_index + 1))
-            if not self._ready and self._chunks.get(self._queue.chunk_index) is None:
+        while (sample := next(self._ready, None)) is None:
+            group = self._queue.next_group(self._queue.chunk_index + 1)
+            if group is not None:
+                self._ready = self._samples(group)
+                self._chunks.close_before(self._queue.chunk_index)
+            elif self._chunks.get(self._queue.chunk_index) is None:
                 return None
-        self._chunks.close_before(self._queue.chunk_index)
-        sample = self._ready.popleft()
         self._queue.skip()
-        return {**self._chosen(sample), "component": self._components[sample.component], "sample": sample.address}
+        return sample
 
     def state(self) -> dict[str, Any]:
         return {"queue": [self._queue.chunk_index, self._queue.index]}
 
-    def _chosen(self, sample: Sample) -> dict[str, Any]:
-        if self._fields is None:
-            content = sample.content()
-            return {"text": content} if isinstance(content, str) else {"tokens": content}
+    def _samples(self, group: SampleGroup) -> Iterator[dict[str, Any]]:
+        names = [self._components[component] for component in group.components]
+        addresses = zip(group.registrations, group.file_ids, group.rows, strict=True)
+        for record, component, address in zip(self._records(group), names, addresses, strict=True):
+            record["component"], record["sample"] = component, address
+            yield record
+
+    def _records(self, group: SampleGroup) -> Iterator[dict[str, Any]]:
         if self._takes_all:
-            return sample.record
-        return {name: value_at(sample.record, path) for name, path in self._fields.items()}
+            return iter(group.columns[WHOLE])
+        if self._fields is not None:
+            columns = [group.columns[path] for path in self._fields.values()]
+            return (dict(zip(self._fields, values, strict=True)) for values in zip(*columns, strict=True))
+        contents = (group.content(index) for index in range(len(group)))
+        return ({"text": content} if isinstance(content, str) else {"tokens": content} for content in contents)
