@@ -21,7 +21,7 @@ class NumTokens:
     """
 
     tokenizer: str = "bytes"
-    """``bytes``, or the path of a tokenizer.json."""
+    """``bytes``, or the path of a tokenizer file."""
     text: str = "_text"
     """The field that holds the text."""
 
@@ -38,7 +38,7 @@ class NumTokens:
     def __call__(self, records: pa.RecordBatch) -> pa.Array:
         """Return the number of tokens of each record's text."""
         texts = records.column(0)
-        counts = pa.array([len(ids) for ids in _tokenizer(self.tokenizer).encode(_strings(texts))], pa.int64())
+        counts = pa.array(_tokenizer(self.tokenizer).encode(_strings(texts)).lengths)
         return pc.if_else(pc.is_valid(texts), counts, None)
 
 

@@ -1,6 +1,6 @@
 """How training reads it: chunks in place, packed tokens in exact proportions, lanes, resumable state."""
 
-from mixlake.catalog.tokenizers import ByteTokenizer, CallableTokenizer, JsonTokenizer, Tokenizer, load_tokenizer
+from mixlake.catalog.tokenizers import ByteTokenizer, CallableTokenizer, Tokenizer, TokenizerFile, load_tokenizer
 from mixlake.loaders.loader import Loader, make_loader
 from mixlake.loaders.losses import component_losses, sum_by_component
 from mixlake.loaders.packing import PackedSequence
@@ -11,12 +11,12 @@ from mixlake.loaders.tokens import TokenDataset
 __all__ = [
     "ByteTokenizer",
     "CallableTokenizer",
-    "JsonTokenizer",
     "Loader",
     "PackedSequence",
     "SampleDataset",
     "TokenDataset",
     "Tokenizer",
+    "TokenizerFile",
     "component_losses",
     "load_tokenizer",
     "make_loader",

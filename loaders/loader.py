@@ -113,7 +113,8 @@ def make_loader(
     Args:
         run: the run.
         batch_size: sequences or samples per batch and rank.
-        tokenizer: ``bytes``, the path of a tokenizer.json, a callable from text to ids, or None for samples.
+        tokenizer: ``bytes``, the path of a tokenizer file, a TokenizerFile, a callable from text to ids, or None for
+            samples.
         sequence_length: tokens per sequence.
         fields: for samples, the record fields to yield instead of the text; ``["*"]`` for all.
         num_workers: worker processes; 0 loads in this one. The batches are the same for any number.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mixlake.catalog import ConfigError
-from mixlake.catalog.tokenizers import Tokenizer, TokenizerSpec, load_tokenizer
+from mixlake.catalog.tokenizers import Tokenizer, TokenizerSpec, load_tokenizer, settled
 from mixlake.loaders.collate import Batch, collate_tokens
 from mixlake.loaders.documents import LaneChunks
 from mixlake.loaders.lanes import Lane, LaneDataset, Reading
@@ -37,7 +37,7 @@ class TokenDataset(LaneDataset[PackedSequence]):
 
         Args:
             run: the run.
-            tokenizer: ``bytes``, the path of a tokenizer.json, or a callable from text to ids.
+            tokenizer: ``bytes``, the path of a tokenizer file, a TokenizerFile, or a callable from text to ids.
             sequence_length: tokens per sequence.
             rank: this data-parallel rank.
             world_size: number of data-parallel ranks; it must divide the run's lanes.
@@ -56,9 +56,10 @@ class TokenDataset(LaneDataset[PackedSequence]):
             run, rank=rank, world_size=world_size, lookahead=lookahead, timeout=timeout, cache_bytes=cache_bytes
         )
         super().__init__(run, kind, reading)
-        self.tokenizer_spec = tokenizer
+        loaded = load_tokenizer(tokenizer)  # refused here rather than in a worker
+        self.tokenizer_spec = settled(tokenizer, loaded)
         self.sequence_length = sequence_length
-        self._tokenizer: Tokenizer | None = load_tokenizer(tokenizer)  # refused here rather than in a worker
+        self._tokenizer: Tokenizer | None = loaded
 
     def fields(self) -> Sequence[str] | None:
         """Return the record fields to read: none but the text."""

@@ -125,8 +125,11 @@ def test_a_killed_trainer_goes_on_with_the_batch_after_its_last(make_run: Any, t
             "multiprocessing_context is 'fork'; expected forkserver",
         ),
         ({"sequence_length": 1}, "sequence_length is 1; expected 2 or more"),
-        ({"tokenizer": "no.json"}, "tokenizer 'no.json' is no file; expected 'bytes', or the path of a tokenizer.json"),
-        ({"tokenizer": 3}, "tokenizer is 3; expected 'bytes', the path of a tokenizer.json, or a callable"),
+        ({"tokenizer": "no.json"}, "tokenizer 'no.json' is no file; expected 'bytes', or the path of a tokenizer file"),
+        (
+            {"tokenizer": 3},
+            "tokenizer is 3; expected 'bytes', the path of a tokenizer file, a TokenizerFile, or a callable",
+        ),
         ({"fields": ["a"]}, r"fields=\['a'\] goes with tokenizer=None; tokens are made of the text alone"),
     ],
 )
