@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -147,7 +147,7 @@ class ChunkLog:
         The lake is asked for new chunks only where ``first`` is not known yet, so the last of a range may be missing.
         """
         if self._parent is not None and first < self._first:
-            before = self._parent.read(first, min(stop, self._first))
+            before = [replace(c, is_last=False) for c in self._parent.read(first, min(stop, self._first))]
             return [*before, *self.read(self._first, stop)] if stop > self._first else before
         table = self._table(first, stop, [f.name for f in schema.TABLES[schema.CHUNKS].columns if f.name != "run"])
         return [self._from_arrow(row) for row in table.sort_by("chunk").to_batches(max_chunksize=1)]

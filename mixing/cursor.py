@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -53,13 +53,16 @@ class Cursor:
     is_ended: bool
 
     @classmethod
-    def start(cls, program: Program, plan: CellPlan, parent: Cursor | None = None) -> Cursor:
+    def start(
+        cls, program: Program, plan: CellPlan, parent: Cursor | None = None, standing: Sequence[int] | None = None
+    ) -> Cursor:
         """Return the cursor of a run that has not begun.
 
         Args:
             program: what it draws. Its components begin with those of the parent.
             plan: where from.
             parent: where the run stands that it goes on from. Its time goes on, and what components are owed.
+            standing: shares that were set for the parent and hold on, if both draw the same.
         """
         position = 0
         credits: tuple[int, ...] = ()
@@ -68,6 +71,8 @@ class Cursor:
             credits = parent.credits
         segment = bisect.bisect_right([known.start for known in program.segments], position) - 1
         shares = program.segments[segment].shares
+        if parent is not None and standing is not None and segment == parent.segment:
+            shares = tuple(standing)
         return cls(
             next_chunk=0 if parent is None else parent.next_chunk,
             num_units=0 if parent is None else parent.num_units,

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 from datafusion import DataFrame
 
-from mixlake.catalog import Catalog
-from mixlake.catalog.sql import check_predicate
+from mixlake.catalog import Catalog, schema
+from mixlake.catalog.sql import check_predicate, run_query
 from mixlake.mixing.chunks import Chunk, Delivery
 
 
@@ -36,21 +36,48 @@ def chunk_samples(catalog: Catalog, chunk: Chunk, components: Sequence[str], ord
     )
 
 
-def chunks_of_samples(catalog: Catalog, predicate: str, whose_chunks: str) -> DataFrame:
+def chunks_of_samples(catalogs: Sequence[Catalog], predicate: str, whose_chunks: str) -> DataFrame:
     """Return a frame of the chunks that drew the samples which match a predicate (columns: see `Run.lineage`).
+
+    Args:
+        catalogs: of the run, whose samples the predicate is about, and of the runs that it goes on from. A sample is
+            the same in all of them if its dataset, its file's URI and its number are.
+        predicate: over the columns of `samples`.
+        whose_chunks: predicate of the chunks.
 
     Raises:
         QueryError: the predicate is wrong.
     """
-    check_predicate(catalog.samples(), predicate, "lineage", f"samples@{catalog.version}")
-    return catalog.sql(
+    catalog = catalogs[0]
+    where = f"samples@{catalog.version}"
+    check_predicate(catalog.samples(), predicate, "lineage", where)
+    context = catalog.session([schema.SAMPLES, schema.FILES, schema.CHUNKS])
+    is_alone = all(other.version == catalog.version for other in catalogs)
+    if not is_alone:
+        context.from_arrow(_files_of_all(catalogs), "files_of_all")
+    query = (
         "WITH hits AS (SELECT dataset, registration, file_id, row FROM samples WHERE (\n" + predicate + "\n)), "
-        "pieces AS (SELECT chunk, weights_version, unnest(intervals) AS interval FROM chunks "
+        "named AS (SELECT h.dataset, f.uri, h.registration, h.file_id, h.row FROM hits h "
+        "JOIN files f ON f.registration = h.registration AND f.file_id = h.file_id), "
+        + (
+            "drawn AS (SELECT * FROM named), "
+            if is_alone
+            else "drawn AS (SELECT n.dataset, n.uri, o.registration, o.file_id, n.row FROM named n "
+            "JOIN files_of_all o ON o.dataset = n.dataset AND o.uri = n.uri), "
+        )
+        + "pieces AS (SELECT chunk, weights_version, unnest(intervals) AS interval FROM chunks "
         f"WHERE {whose_chunks}) "
         "SELECT p.chunk, p.interval['component'] AS component, p.interval['pass'] AS pass, p.weights_version, "
-        "h.dataset, h.registration, h.file_id, h.row, f.uri FROM hits h "
-        "JOIN pieces p ON p.interval['registration'] = h.registration AND p.interval['file_id'] = h.file_id "
-        "AND h.row >= p.interval['row_start'] AND h.row < p.interval['row_stop'] "
-        "JOIN files f ON f.registration = h.registration AND f.file_id = h.file_id "
-        "ORDER BY chunk, dataset, h.file_id, h.row"
+        "d.dataset, d.registration, d.file_id, d.row, d.uri FROM drawn d "
+        "JOIN pieces p ON p.interval['registration'] = d.registration AND p.interval['file_id'] = d.file_id "
+        "AND d.row >= p.interval['row_start'] AND d.row < p.interval['row_stop'] "
+        "ORDER BY chunk, dataset, d.file_id, d.row"
     )
+    return run_query(context, query, f"catalog@{catalog.version}")
+
+
+def _files_of_all(catalogs: Sequence[Catalog]) -> pa.Table:
+    """Return dataset, registration, file_id and uri of every file of some catalog versions, each once."""
+    tables = [c.sql("SELECT dataset, registration, file_id, uri FROM files").to_arrow_table() for c in catalogs]
+    together = pa.concat_tables(tables)
+    return together.group_by(together.column_names).aggregate([])

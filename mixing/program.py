@@ -87,7 +87,7 @@ class Resolution:
             filter=state["filter"],
             tokens_per_byte=state["tokens_per_byte"],
             flows=tuple(state["flows"]),
-            known=tuple(state["known"]),
+            known=tuple(state.get("known", ())),  # runs that were started before there were forks have none
         )
 
 

@@ -17,7 +17,6 @@ from mixlake.catalog.pins import closed_error, is_collected, pin_fence
 from mixlake.catalog.records import Progress
 from mixlake.mixing.cells import CellPlan
 from mixlake.mixing.chunks import Chunk, ChunkLog, Delivery, delivery
-from mixlake.mixing.consumed import consumed_rows
 from mixlake.mixing.curriculum import Curriculum
 from mixlake.mixing.demand import Demand
 from mixlake.mixing.lineage import chunk_samples, chunks_of_samples
@@ -198,7 +197,8 @@ class Run:
 
         Its chunks before that are this run's. Nothing that they drew is drawn again in the same pass: it is found in
         the fork's catalog version by dataset, file and row, whatever the mixture and the version. Components of the
-        same name are owed what they were, and time goes on: stages count from the beginning of this run.
+        same name are owed what they were, and time goes on: stages and length count from the beginning of this run.
+        Weights that were set by hand hold on, unless another mixture or curriculum is given.
 
         Args:
             name: the fork's name.
@@ -213,17 +213,12 @@ class Run:
             composed: the config that all this was composed from.
 
         Raises:
-            ConfigError: a number is out of range, the units differ, or something is wrong as in `start`.
+            ConfigError: a number is out of range, the units differ, nothing is left to draw, or something is wrong as
+                in `start`.
             QueryError: a predicate is wrong.
             LakeError: there is a run of that name.
         """
-        pinned = self.catalog if catalog is None else catalog.at(version=catalog.version)
-        scheduled = self.chunks.last()[0] + 1
-        if isinstance(at_chunk, bool) or not isinstance(at_chunk, int) or not 0 <= at_chunk <= scheduled:
-            raise ConfigError(f"at_chunk is {at_chunk!r}; run {self.name!r} is scheduled up to chunk {scheduled - 1}")
-        if pinned.lake.uri != self.catalog.lake.uri:
-            raise ConfigError(f"run {self.name!r} is in lake {self.catalog.lake.uri}, not in {pinned.lake.uri}")
-        _check_new(pinned, name)
+        pinned = self._checked_fork(name, at_chunk, catalog or self.catalog)
         changes = {
             "mixture": mixture,
             "curriculum": curriculum,
@@ -234,9 +229,21 @@ class Run:
             "composed": composed,
         }
         config = fork_config(self.config, self.components, pinned, name, at_chunk, changes)
-        consumed = consumed_rows(self.chunks, at_chunk, self.catalog, pinned)
+        consumed = self._schedule.consumed(at_chunk, pinned)
         plan = plan_cells(pinned, config.program(), consumed)
-        return Run._write(pinned, config.settled(plan), plan)
+        config = config.settled(plan)
+        Schedule(pinned, config, plan, self._schedule).check_beginning()
+        return Run._write(pinned, config, plan)
+
+    def _checked_fork(self, name: str, at_chunk: int, catalog: Catalog) -> Catalog:
+        """Return the catalog version of a fork, whose name and beginning are possible."""
+        scheduled = self.chunks.last()[0] + 1
+        if isinstance(at_chunk, bool) or not isinstance(at_chunk, int) or not 0 <= at_chunk <= scheduled:
+            raise ConfigError(f"at_chunk is {at_chunk!r}; run {self.name!r} is scheduled up to chunk {scheduled - 1}")
+        if catalog.lake.uri != self.catalog.lake.uri:
+            raise ConfigError(f"run {self.name!r} is in lake {self.catalog.lake.uri}, not in {catalog.lake.uri}")
+        _check_new(catalog, name)
+        return catalog.at(version=catalog.version)
 
     def set_weights(
         self,
@@ -288,14 +295,15 @@ class Run:
         return delivery(chunk, seed=self.config.seed, shuffled=self.program.is_shuffled)
 
     def lineage(self, predicate: str) -> DataFrame:
-        """Return a frame of the chunks that drew the samples which match a predicate.
+        """Return a frame of the chunks that drew the samples which match a predicate, at this run's catalog version.
 
         Columns: chunk, component, pass, weights_version, dataset, registration, file_id, row, uri.
 
         Raises:
             QueryError: the predicate is wrong.
         """
-        return chunks_of_samples(self.catalog, predicate, self._whose_chunks())
+        catalogs = [run.catalog for run in (self, *self.ancestors())]
+        return chunks_of_samples(catalogs, predicate, self._whose_chunks())
 
     def ancestors(self) -> list[Run]:
         """Return the runs that this one goes on from, the nearest first."""

@@ -163,7 +163,7 @@ class RunConfig:
             length=row["length"] and Extent.from_config(json.loads(row["length"]), "length"),
             step=row["step"] and Extent.from_config(json.loads(row["step"]), "step"),
             parent=row["parent"],
-            at_chunk=row["at_chunk"],
+            at_chunk=row["at_chunk"] or 0,
             composed=row["config"] and json.loads(row["config"]),
         )
 

@@ -26,7 +26,7 @@ from mixlake.mixing.program import set_shares
 from mixlake.mixing.quotas import SCALE
 from mixlake.mixing.run_config import RunConfig
 from mixlake.mixing.scheduler import Scheduler
-from mixlake.mixing.weights import WeightsLog
+from mixlake.mixing.weights import Reweighting, WeightsLog
 
 _SAMPLES_PER_COMMIT = 1 << 18
 _MAX_ATTEMPTS = 10
@@ -68,16 +68,45 @@ class Schedule:
 
     @cached_property
     def _consumed(self) -> pa.Table | None:
-        """The rows that the run's chunks before its own have drawn."""
-        if self._parent is None:
-            return None
-        return consumed_rows(self._parent.chunks, self.config.at_chunk, self._parent.catalog, self.catalog)
+        return None if self._parent is None else self._parent.consumed(self.config.at_chunk, self.catalog)
+
+    def consumed(self, until: int, catalog: Catalog) -> pa.Table:
+        """Return the rows of a catalog version that the chunks in front of ``until`` have drawn."""
+        return consumed_rows(self.chunks, until, self._catalogs(), catalog)
+
+    def _catalogs(self) -> list[Catalog]:
+        """Return the catalog versions that chunks were drawn from, those of the runs that it goes on from included."""
+        return [self.catalog] if self._parent is None else [self.catalog, *self._parent._catalogs()]
 
     def declare(self) -> None:
-        """Write the declared weights, unless they are there: whoever started the run may have died before this."""
+        """Write the first weights, unless they are there: whoever started the run may have died before this."""
         if not self.weights.is_declared():
-            start = self._start_cursor()
-            self.weights.declare(start.shares, version=start.weights_version, chunk=start.next_chunk)
+            start, set_before = self._start_cursor(), self._standing
+            first = Reweighting(
+                version=start.weights_version, chunk=start.next_chunk, shares=start.shares, cause="declared", step=0
+            )
+            if set_before is not None and set_before.shares == start.shares:
+                first = replace(set_before, version=first.version, chunk=first.chunk)
+            self.weights.declare(first)
+
+    def check_beginning(self) -> None:
+        """Refuse a run that goes on from another one where nothing is left to draw.
+
+        Raises:
+            ConfigError: its length is reached, or no sample is left of the component that is due.
+        """
+        start = self._start_cursor()
+        if self._scheduler.is_through(start):
+            raise ConfigError(
+                f"run {self.config.name!r} would begin with chunk {start.next_chunk}, where its length is reached; "
+                "length counts from the beginning of the run that it goes on from: give a longer one"
+            )
+        if not self._scheduler.can_draw(start):
+            raise ConfigError(
+                f"run {self.config.name!r} would begin with chunk {start.next_chunk}, but nothing is left to draw "
+                f"from the component that is due in samples@{self.catalog.version}; set on_exhausted: repeat, or take "
+                "another mixture"
+            )
 
     def go_on(self, num_chunks: int, progress: Progress | None = None) -> int:
         """Draw and commit up to ``num_chunks`` more chunks; return how many there were left to draw (see `Run`)."""
@@ -192,8 +221,37 @@ class Schedule:
         return self._start_cursor() if state is None else Cursor.from_dict(state)
 
     def _start_cursor(self) -> Cursor:
-        parent = None if self._parent is None else self._parent.cursor_at(self.config.at_chunk)
-        return Cursor.start(self.program, self.plan, parent)
+        if self._parent is None:
+            return Cursor.start(self.program, self.plan)
+        standing = None if self._standing is None else self._standing.shares
+        start = Cursor.start(self.program, self.plan, self._before, standing)
+        if self._is_same_declaration:
+            start = replace(start, pending=self._before.pending, num_changes=self._before.num_changes)
+        return start
+
+    @cached_property
+    def _before(self) -> Cursor:
+        """Where the run stands that this one goes on from."""
+        assert self._parent is not None
+        return self._parent.cursor_at(self.config.at_chunk)
+
+    @cached_property
+    def _is_same_declaration(self) -> bool:
+        """Whether it draws what the run did that it goes on from, so that weights which were set hold on."""
+        other = self._parent
+        while other is not None and other._parent is not None and self.config.at_chunk <= other.config.at_chunk:
+            other = other._parent
+        return other is not None and (
+            (self.config.mixture, self.config.curriculum, self.program.components)
+            == (other.config.mixture, other.config.curriculum, other.program.components)
+        )
+
+    @cached_property
+    def _standing(self) -> Reweighting | None:
+        """The weights that were set for the run that it goes on from, if they hold on."""
+        if self._parent is None or not self._is_same_declaration:
+            return None
+        return self._parent.weights.standing(self._before.weights_version)
 
     def cursor_at(self, chunk: int) -> Cursor:
         """Return the cursor in front of a chunk: from the snapshot before it, by drawing again what comes between."""
@@ -202,4 +260,5 @@ class Schedule:
         state = self.chunks.cursor_before(chunk)
         cursor = self._start_cursor() if state is None else Cursor.from_dict(state)
         missing = chunk - cursor.next_chunk
-        return self._scheduler.draw(cursor, missing).cursor if missing else cursor
+        with self._lock:
+            return self._scheduler.draw(cursor, missing).cursor if missing else cursor

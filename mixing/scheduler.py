@@ -65,6 +65,11 @@ class Scheduler:
                 chunks[-1] = replace(chunks[-1], is_last=True)
         return Drawn(chunks=chunks, changes=changes, cursor=cursor)
 
+    def is_through(self, cursor: Cursor) -> bool:
+        """Say whether the run's length is reached."""
+        end = self._program.end
+        return end is not None and (cursor.next_chunk if end.axis is Axis.CHUNKS else cursor.num_units) >= end.at
+
     def can_draw(self, cursor: Cursor) -> bool:
         """Say whether there is a sample for the next chunk, with the weights that it will have."""
         entered, _ = self._enter(cursor)
@@ -109,8 +114,7 @@ class Scheduler:
 
     def _ends_before(self, cursor: Cursor) -> bool:
         """Say whether the run ends in front of the next chunk: by its length, or because others are due there."""
-        end = self._program.end
-        if end is not None and (cursor.next_chunk if end.axis is Axis.CHUNKS else cursor.num_units) >= end.at:
+        if self.is_through(cursor):
             return True
         entered, made = self._enter(cursor)
         return bool(made or entered.segment != cursor.segment) and not self.can_draw(cursor)

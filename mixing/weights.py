@@ -16,6 +16,9 @@ from mixlake.catalog.errors import LakeError, ScheduleError
 from mixlake.catalog.lake import Fence, Lake, arrow_dataset
 from mixlake.mixing.quotas import SCALE, integer_shares
 
+_SET = ("manual", "adapt")
+"""Causes of weights that somebody set; they hold until the curriculum changes the weights."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reweighting:
@@ -46,10 +49,26 @@ class WeightsLog:
         """Say whether the declared weights are written."""
         return bool(self._read())
 
-    def declare(self, shares: Sequence[int], *, version: int, chunk: int) -> None:
-        """Write the declared weights: version 1, or the first one after those of the run that it goes on from."""
-        change = Reweighting(version=version, chunk=chunk, shares=tuple(shares), cause="declared", step=0)
-        self._append([change], None, f"declare {self._run}")
+    def declare(self, first: Reweighting) -> None:
+        """Write the first weights: version 1, or the first after those of the run that it goes on from."""
+        self._append([first], None, f"declare {self._run}")
+
+    def standing(self, version: int) -> Reweighting | None:
+        """Return what somebody set that still holds at a version, before components ran out; None where nothing was."""
+        rows = [row for row in self._read() if row["version"] <= version and row["cause"] != "exhausted"]
+        if not rows:
+            return None if self._parent is None else self._parent.standing(version)
+        row = max(rows, key=lambda row: int(row["version"]))
+        if row["cause"] not in _SET:
+            return None
+        return Reweighting(
+            version=row["version"],
+            chunk=row["chunk"],
+            shares=tuple(self.shares(row["version"])),
+            cause=row["cause"],
+            step=row["step"],
+            details=row["details"] and json.loads(row["details"]),
+        )
 
     def record(self, changes: Sequence[Reweighting], is_current: Callable[[], bool]) -> None:
         """Write weights versions; before the chunks that have them are.

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixlake.catalog import Catalog, ConfigError, LakeError
-from mixlake.mixing import Mixture, Run
+from mixlake.mixing import Mixture, Run, list_runs
 
 NewName = Callable[[], str]
 Draws = Callable[[Run], pd.DataFrame]
@@ -134,6 +134,105 @@ def test_a_newer_catalog_version_adds_what_is_new_and_repeats_nothing(
             known = run.catalog.sql("SELECT registration, file_id, row, n FROM samples").to_pandas()
             numbers += keys.merge(known, how="left").n.tolist()
     assert sorted(numbers) == list(range(350))
+
+
+def numbers_of(run: Run) -> list[int]:
+    """The property ``n`` of every sample that a run and those that it goes on from have drawn."""
+    found: list[int] = []
+    for chunk in range(run.chunks.last()[0] + 1):
+        owner = next(r for r in (run, *run.ancestors()) if chunk >= r.config.at_chunk)
+        keys = run.samples(chunk).to_pandas()[["registration", "file_id", "row"]]
+        known = owner.catalog.sql("SELECT registration, file_id, row, n FROM samples").to_pandas()
+        found += keys.merge(known, how="left").n.astype(int).tolist()
+    return found
+
+
+def test_every_fork_of_a_fork_may_have_a_newer_version_still(
+    make_catalog: Callable[..., Catalog], tmp_path: Path
+) -> None:
+    catalog = make_catalog(tmp_path, {"a": [{"text": "x", "n": n} for n in range(120)]}, {"n": "n"})
+    run = Run.start(catalog, "v1", {"components": {"all": {"weight": 1}}}, chunk_size=20)
+    run.schedule(2)
+    for version in (2, 3):
+        properties = {"n": "n", f"p{version}": "n % 2 = 0"}
+        catalog.register("a", str(tmp_path / "data" / "a.jsonl"), properties=properties, replace=True)
+        components = {f"c{version}": {"where": f"p{version}", "weight": 1}, "all": {"weight": 1}}
+        mixture = {"components": components, "on_exhausted": "redistribute"}
+        newer = Catalog.open(catalog.lake.uri)
+        run = run.fork(f"v{version}", at_chunk=2 * version - 2, mixture=mixture, catalog=newer)
+        assert run.schedule(2) == 2
+    assert run.catalog.version == 3
+    drawn = numbers_of(run)
+    assert len(set(drawn)) == len(drawn) == 120
+    found = run.lineage("p3 OR n = 1").to_pylist()
+    assert [row["chunk"] for row in found] == sorted(
+        place // 20 for place, n in enumerate(drawn) if n % 2 == 0 or n == 1
+    )
+    assert {row["registration"] for row in found} == {r for v in (1, 2, 3) for r in registrations(catalog, v)}
+
+
+def registrations(catalog: Catalog, version: int) -> tuple[str, ...]:
+    return catalog.at(version=version).dataset("a").registrations
+
+
+def test_a_run_that_has_ended_goes_on_with_what_a_newer_version_adds(
+    make_catalog: Callable[..., Catalog], write_jsonl: Callable[..., Path], tmp_path: Path
+) -> None:
+    records = [{"text": "x", "n": n} for n in range(90)]
+    catalog = make_catalog(tmp_path, {"a": records[:50]}, {"n": "n"})
+    parent = Run.start(catalog, "exp1", {"components": {"all": {"weight": 1}}}, chunk_size=20)
+    assert parent.schedule(9) == 3
+    with pytest.raises(ConfigError, match=r"would begin with chunk 3, but nothing is left to draw .* in samples@1"):
+        parent.fork("same", at_chunk=3)
+    catalog.register("b", str(write_jsonl(tmp_path / "data" / "b.jsonl", records[50:])), properties={"n": "n"})
+    fork = parent.fork("exp2", at_chunk=3, catalog=Catalog.open(catalog.lake.uri))
+    assert fork.schedule(9) == 2
+    assert sorted(numbers_of(fork)) == list(range(90))
+    assert [chunk.is_last for chunk in fork.chunks.read(0, 9)] == [False, False, False, False, True]
+    assert "same" not in {row["run"] for row in list_runs(catalog).to_pylist()}
+
+
+def test_length_counts_from_the_beginning_of_the_parent(catalog: Catalog, new_name: NewName) -> None:
+    parent = Run.start(catalog, new_name(), MIXTURE, chunk_size=20, length={"chunks": 4})
+    parent.schedule(4)
+    with pytest.raises(ConfigError, match="would begin with chunk 4, where its length is reached"):
+        parent.fork(new_name(), at_chunk=4, seed=1)
+    assert parent.fork(new_name(), at_chunk=4, length={"chunks": 6}).schedule(9) == 2
+    assert parent.fork(new_name(), at_chunk=3, seed=1).schedule(9) == 1
+
+
+def shares(run: Run) -> list[tuple[int, str, float]]:
+    """Chunk, cause and german's share of every weights version."""
+    rows = run.weights().to_pylist()
+    return [(row["chunk"], row["cause"], round(row["weights"][0]["weight"], 3)) for row in rows]
+
+
+def test_weights_that_were_set_hold_on_unless_something_else_is_declared(catalog: Catalog, new_name: NewName) -> None:
+    parent = Run.start(catalog, new_name(), MIXTURE, chunk_size=20, length={"chunks": 20})
+    parent.schedule(2)
+    parent.set_weights({"german": 0.5}, step=7)
+    parent.set_weights({"german": 0.6}, from_chunk=8)
+    parent.schedule(1)
+    fork = parent.fork(new_name(), at_chunk=5, seed=9)
+    assert shares(fork) == [(5, "manual", 0.5)]
+    again = fork.fork(new_name(), at_chunk=5, seed=10)  # before the first one has a chunk of its own
+    again.schedule(4)
+    assert shares(again) == [(5, "manual", 0.5), (8, "manual", 0.6)]
+    assert shares(again.fork(new_name(), at_chunk=9)) == [(9, "manual", 0.6)]
+    other = again.fork(new_name(), at_chunk=9, curriculum={"stages": {"a": {}}})
+    assert shares(other) == [(9, "declared", 0.25)]
+    fork.schedule(2)
+    assert shares(parent.fork(new_name(), at_chunk=1)) == [(1, "declared", 0.25)]
+
+
+def test_weights_that_were_set_end_where_the_curriculum_goes_on(catalog: Catalog, new_name: NewName) -> None:
+    stages = {"a": {"until": {"chunks": 3}}, "b": {"weights": {"german": 0.4}}}
+    parent = Run.start(catalog, new_name(), MIXTURE, chunk_size=20, curriculum={"stages": stages})
+    parent.set_weights({"german": 0.5})
+    parent.schedule(3)
+    assert shares(parent.fork(new_name(), at_chunk=2)) == [(2, "manual", 0.5)]
+    assert shares(parent.fork(new_name(), at_chunk=3)) == [(3, "declared", 0.4)]
+    assert shares(parent.fork(new_name(), at_chunk=4)) == [(4, "declared", 0.4)]
 
 
 @pytest.mark.parametrize(
