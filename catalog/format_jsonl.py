@@ -7,7 +7,6 @@ A sample's byte range is its line without the newline, so a run of rows is one r
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -15,13 +14,13 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
-import orjson
 import pyarrow as pa
 
 from mixlake.catalog.compression import with_compressions
 from mixlake.catalog.errors import DataError
 from mixlake.catalog.fields import columns_of
 from mixlake.catalog.json_columns import fast_columns
+from mixlake.catalog.json_rows import parse_line, read_columns, read_records
 from mixlake.catalog.parallel import in_order, num_cores
 from mixlake.catalog.problems import Problems
 from mixlake.catalog.ranged_reads import read_ranges
@@ -73,21 +72,19 @@ class JsonLinesFormat:
         """Return the records of the spans, in their order, with as few reads as their ranges allow."""
         del fields, options
         spans = Spans.of(spans)
-        records: list[dict[str, Any]] = []
-        for index, (piece, num_rows) in enumerate(
-            zip(read_ranges(file, spans, cache), spans.num_rows.tolist(), strict=True)
-        ):
-            lines = [piece] if num_rows == 1 else [line for line in bytes(piece).split(b"\n") if line.strip()]
-            try:
-                records += map(_parse, lines)
-            except ValueError as error:
-                raise DataError(f"{file.uri}, {_rows(spans[index])}: not JSON any more ({error})") from None
-            if len(lines) != num_rows:
-                raise DataError(f"{file.uri}, {_rows(spans[index])}: found {len(lines)} records in their place")
-        others = set(map(type, records)) - {dict}
-        if others:
-            raise DataError(f"{file.uri}: has records that are no JSON objects any more, but {others.pop().__name__}")
-        return records
+        return read_records(file, read_ranges(file, spans, cache), spans)
+
+    def read_columns(
+        self,
+        file: DataFile,
+        spans: Spans,
+        fields: Sequence[FieldPath],
+        options: Mapping[str, Any],
+        cache: ReadCache,
+    ) -> dict[FieldPath, list[Any]]:
+        """Return fields of the records of the spans."""
+        del options
+        return read_columns(file, read_ranges(file, spans, cache), spans, fields)
 
 
 def _scan(part: FilePart, fields: Mapping[FieldPath, pa.DataType], problems: Problems) -> Iterator[Block]:
@@ -164,7 +161,7 @@ def _slow_columns(
     kept: list[int] = []
     for index, (start, stop) in enumerate(zip(starts.tolist(), stops.tolist(), strict=True)):
         try:
-            record = _parse(region.content[start:stop])
+            record = parse_line(region.content[start:stop])
         except ValueError as error:
             report(index, f"not JSON ({error})")
             continue
@@ -175,16 +172,6 @@ def _slow_columns(
             report(index, f"a record must be a JSON object, got {_kind(record)}")
     columns, sound = columns_of(records, fields, lambda index, reason: report(kept[index], reason))
     return columns, np.array(kept, np.int64)[sound]
-
-
-def _parse(line: bytes | memoryview) -> Any:
-    try:
-        return orjson.loads(line)
-    except orjson.JSONDecodeError:
-        text = bytes(line)
-        if b"NaN" in text or b"Infinity" in text:
-            return json.loads(text)
-        raise
 
 
 def _report(
@@ -209,9 +196,3 @@ def _report(
 
 def _kind(record: Any) -> str:
     return "null" if record is None else type(record).__name__
-
-
-def _rows(span: Span) -> str:
-    return (
-        f"row {span.row_start}" if span.row_stop == span.row_start + 1 else f"rows {span.row_start} to {span.row_stop}"
-    )

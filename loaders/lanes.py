@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from torch.utils.data import IterableDataset, get_worker_info
 
@@ -36,9 +36,8 @@ class Lane(Protocol[Item_co]):
         """Return where the lane stands after the items taken."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Delivery(Generic[Item]):
-    """One item, with what must be kept when it has been delivered."""
+class Delivery(NamedTuple, Generic[Item]):
+    """One item, with what must be kept when it has been delivered; a tuple, as millions of them are made and sent."""
 
     turn: tuple[int, int]
     """(items that the lane gave before, lane): items are delivered in this order."""
@@ -135,8 +134,9 @@ class LaneDataset(IterableDataset[Item], Generic[Item]):
                 heapq.heappop(turns)
                 continue
             heapq.heapreplace(turns, (num_items + 1, lane))
-            lane_state = {"num_items": num_items + 1, **lanes[lane].state()}
-            yield Delivery(turn=(num_items, lane), item=item, lane_state=lane_state)
+            lane_state = lanes[lane].state()
+            lane_state["num_items"] = num_items + 1
+            yield Delivery((num_items, lane), item, lane_state)
 
     def note(self, delivery: Delivery[Item]) -> None:
         """Note that an item has been delivered: a state from now on stands after it."""

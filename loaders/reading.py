@@ -72,6 +72,16 @@ class SampleGroup:
             )
         return ids
 
+    def checked_contents(self) -> list[str | IntArray]:
+        """Return every sample's content.
+
+        Raises:
+            DataError: a field holds neither text nor token ids.
+        """
+        if set(map(type, self.contents)) <= {str}:
+            return self.contents
+        return [self.content(index) for index in range(len(self))]
+
     def place(self, index: int) -> str:
         """Name the field that holds a sample's content, for messages."""
         registration, file_id, row = self.address(index)

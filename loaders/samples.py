@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from mixlake.catalog.columns import WHOLE
@@ -102,11 +102,10 @@ class _SampleLane:
             record["component"], record["sample"] = component, address
             yield record
 
-    def _records(self, group: SampleGroup) -> Iterator[dict[str, Any]]:
+    def _records(self, group: SampleGroup) -> Iterable[dict[str, Any]]:
         if self._takes_all:
-            return iter(group.columns[WHOLE])
+            return group.columns[WHOLE]
         if self._fields is not None:
             columns = [group.columns[path] for path in self._fields.values()]
             return (dict(zip(self._fields, values, strict=True)) for values in zip(*columns, strict=True))
-        contents = (group.content(index) for index in range(len(group)))
-        return ({"text": content} if isinstance(content, str) else {"tokens": content} for content in contents)
+        return ({"text" if isinstance(content, str) else "tokens": content} for content in group.checked_contents())

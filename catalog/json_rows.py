@@ -1,0 +1,101 @@
+"""Lines of JSON parsed for their records, or for some fields of them as columns."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from typing import Any
+
+import orjson
+
+from mixlake.catalog.errors import DataError
+from mixlake.catalog.fields import value_at
+from mixlake.catalog.records import DataFile, FieldPath, Span
+from mixlake.catalog.spans import Spans
+
+
+def parse_line(line: bytes | memoryview) -> Any:
+    """Parse one line; NaN and Infinity are numbers.
+
+    Raises:
+        ValueError: it is no JSON.
+    """
+    try:
+        return orjson.loads(line)
+    except orjson.JSONDecodeError:
+        text = bytes(line)
+        if b"NaN" in text or b"Infinity" in text:
+            return json.loads(text)
+        raise
+
+
+def read_records(file: DataFile, pieces: Sequence[memoryview], spans: Spans) -> list[dict[str, Any]]:
+    """Return the records that the bytes of some spans hold.
+
+    Raises:
+        DataError: a span holds something else than its number of records.
+    """
+    return [record for piece, span in zip(pieces, spans, strict=True) for record in _records(file, piece, span)]
+
+
+def read_columns(
+    file: DataFile, pieces: Sequence[memoryview], spans: Spans, fields: Sequence[FieldPath]
+) -> dict[FieldPath, list[Any]]:
+    """Return some fields of the records that the bytes of some spans hold.
+
+    Records are let go one by one: hundreds of them at a time would keep Python's garbage collector busy for a fifth of
+    the time.
+
+    Raises:
+        DataError: a span holds something else than its number of records.
+    """
+    num_rows = spans.num_rows.tolist()
+    lines = chain.from_iterable(map(_lines_of, pieces, num_rows))
+    try:
+        columns = _columns(lines, fields)
+        if all(len(column) == sum(num_rows) for column in columns.values()):
+            return columns
+    except (orjson.JSONDecodeError, AttributeError):
+        pass  # found again, and named, one by one
+    records = read_records(file, pieces, spans)
+    return {path: [value_at(record, path) for record in records] for path in fields}
+
+
+def _columns(lines: Iterable[bytes | memoryview], fields: Sequence[FieldPath]) -> dict[FieldPath, list[Any]]:
+    """Return fields of lines that are JSON objects, as they nearly always are."""
+    if len(fields) == 1 and len(fields[0]) == 1:
+        name = fields[0][0]
+        return {fields[0]: [orjson.loads(line).get(name) for line in lines]}
+    columns: dict[FieldPath, list[Any]] = {path: [] for path in fields}
+    for line in lines:
+        record = orjson.loads(line)
+        for path, column in columns.items():
+            column.append(record.get(path[0]) if len(path) == 1 else value_at(record, path))
+    return columns
+
+
+def _records(file: DataFile, piece: memoryview, span: Span) -> list[dict[str, Any]]:
+    try:
+        records = [parse_line(line) for line in _lines(piece)]
+    except ValueError as error:
+        raise DataError(f"{file.uri}, {_rows(span)}: not JSON any more ({error})") from None
+    others = set(map(type, records)) - {dict}
+    if others:
+        raise DataError(f"{file.uri}, {_rows(span)}: a record is no JSON object any more, but {others.pop().__name__}")
+    if len(records) != span.row_stop - span.row_start:
+        raise DataError(f"{file.uri}, {_rows(span)}: found {len(records)} records in their place")
+    return records
+
+
+def _lines(piece: memoryview) -> list[bytes]:
+    return [line for line in bytes(piece).split(b"\n") if line.strip()]
+
+
+def _lines_of(piece: memoryview, num_rows: int) -> Sequence[bytes | memoryview]:
+    return [piece] if num_rows == 1 else _lines(piece)
+
+
+def _rows(span: Span) -> str:
+    is_one = span.row_stop == span.row_start + 1
+    return f"row {span.row_start}" if is_one else f"rows {span.row_start} to {span.row_stop}"
