@@ -61,12 +61,25 @@ class Current:
 class Bounded:
     """A policy in bounds."""
 
-    def __init__(self, policy: Policy, setting: Setting, bounds: Bounds) -> None:
-        """Wrap a policy.
+    def __init__(
+        self,
+        setting: Setting,
+        *,
+        policy: Policy,
+        floor: float = 0.0,
+        cap: float = 1.0,
+        max_change: float = 1.0,
+        warm_up_steps: int = 0,
+        freeze_step: int | None = None,
+    ) -> None:
+        """Wrap a policy; the numbers are those of `Bounds`.
 
         Raises:
-            ConfigError: no shares are within the bounds.
+            ConfigError: a number is out of range, or no shares are within the bounds.
         """
+        bounds = Bounds(
+            floor=floor, cap=cap, max_change=max_change, warm_up_steps=warm_up_steps, freeze_step=freeze_step
+        )
         self._policy = policy
         self._bounds = bounds
         self._has_share = setting.prior > 0
