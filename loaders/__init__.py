@@ -3,8 +3,8 @@
 from mixlake.catalog.tokenizers import ByteTokenizer, CallableTokenizer, Tokenizer, TokenizerFile, load_tokenizer
 from mixlake.loaders.loader import Loader, make_loader
 from mixlake.loaders.losses import component_losses, sum_by_component
-from mixlake.loaders.packing import PackedSequence
 from mixlake.loaders.samples import SampleDataset
+from mixlake.loaders.sequences import PackedSequence
 from mixlake.loaders.state import merge_states
 from mixlake.loaders.tokens import TokenDataset
 

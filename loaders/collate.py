@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mixlake.loaders.packing import PackedSequence
+from mixlake.loaders.sequences import PackedSequence, expanded
 
 Batch = dict[str, Any]
 
@@ -17,23 +17,17 @@ def collate_tokens(sequences: Sequence[PackedSequence], component_names: Sequenc
     """Return a batch of B sequences of T tokens.
 
     ``input_ids``, ``labels``, ``component_ids``, ``document_ids`` and ``position_ids`` are int64 tensors of shape
-    (B, T). Labels are -100 where there is no loss; component and document ids are -1 for padding. ``documents`` lists
-    the batch's documents as (registration, file_id, row), which document ids index; ``components`` has their
-    names; ``weights_versions`` has one entry per sequence.
+    (B, T), ``loss_mask`` is a bool one. Labels are -100 where there is no loss, which is where the mask is false;
+    component and document ids are -1 for padding. Positions begin with 0 at every piece of a document. For attention
+    within documents ``cu_seqlens`` (int32) says where pieces begin in the batch's B * T tokens, and B * T; padding
+    counts as a piece; ``max_seqlen`` is the longest. ``documents`` lists the batch's documents as (registration,
+    file_id, row), which document ids index; ``components`` has the names that component ids index;
+    ``weights_versions`` has one entry per sequence.
     """
-    documents: list[Any] = []
-    document_ids = []
-    for sequence in sequences:
-        ids = sequence.document_ids
-        document_ids.append(np.where(ids < 0, -1, ids + len(documents)))
-        documents += sequence.documents
+    arrays = expanded(sequences)
     return {
-        "input_ids": _stacked([sequence.input_ids for sequence in sequences]),
-        "labels": _stacked([sequence.labels for sequence in sequences]),
-        "component_ids": _stacked([sequence.component_ids for sequence in sequences]),
-        "document_ids": _stacked(document_ids),
-        "position_ids": _stacked([sequence.position_ids for sequence in sequences]),
-        "documents": documents,
+        **{name: torch.from_numpy(array) if isinstance(array, np.ndarray) else array for name, array in arrays.items()},
+        "documents": [document for sequence in sequences for document in sequence.documents],
         "components": tuple(component_names),
         "weights_versions": [sequence.weights_version for sequence in sequences],
     }
@@ -46,7 +40,3 @@ def collate_samples(samples: Sequence[dict[str, Any]], component_names: Sequence
         **{name: [sample.get(name) for sample in samples] for name in names},
         "components": tuple(component_names),
     }
-
-
-def _stacked(arrays: Sequence[np.ndarray[Any, Any]]) -> torch.Tensor:
-    return torch.from_numpy(np.stack(arrays))

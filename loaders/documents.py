@@ -1,35 +1,23 @@
-"""Queues of a lane's samples and documents: of one component, or of all in delivery order.
+"""Queues of a lane's samples: of one component, or of all in delivery order.
 
-A queue knows where it stands as a few numbers (chunk, index in the chunk, token offset), never as data, so a lane can
-be left at any token and taken up again by reading only the documents it stands in.
+A queue knows where it stands as a few numbers (chunk, index in the chunk), never as data, so a lane can be left
+anywhere and taken up again by reading only the samples it stands in.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from mixlake.catalog import DataError
 from mixlake.catalog.records import IntArray
-from mixlake.catalog.tokenizers import Tokenizer
 from mixlake.loaders.feed import ChunkFeed
-from mixlake.loaders.reading import Address, ChunkBuffer, SampleGroup, SampleReader
+from mixlake.loaders.reading import ChunkBuffer, SampleGroup, SampleReader
 from mixlake.mixing.chunks import Chunk, Delivery
 
 NO_LABEL = -100
 """Label of a position that carries no loss: the last token of a document, and padding."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Document:
-    """A tokenized sample."""
-
-    ids: IntArray
-    component: int
-    address: Address
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,9 +119,9 @@ class SampleQueue:
             self.chunk_index, self.index = self.chunk_index + 1, 0
         return None
 
-    def skip(self) -> None:
-        """Move on by one sample."""
-        self.index += 1
+    def skip(self, num: int = 1) -> None:
+        """Move on by some samples."""
+        self.index += num
 
     def _prefetch(self, current: OpenChunk, places: IntArray, stop: int) -> None:
         """Have the group behind this one read: it may be the first of the lane's next chunk, if that is known yet."""
@@ -151,88 +139,3 @@ class SampleQueue:
             mine = everything if self._component is None else np.flatnonzero(component == self._component)
             self._places = (self.chunk_index, mine)
         return self._places[1]
-
-
-class DocumentQueue:
-    """The documents of a lane, of one component or of all, as tokens in delivery order."""
-
-    def __init__(
-        self, chunks: LaneChunks, tokenizer: Tokenizer, component: int | None, position: Sequence[int] = (0, 0, 0)
-    ) -> None:
-        """Take up a queue.
-
-        Args:
-            chunks: the lane's chunks.
-            tokenizer: for the documents.
-            component: index of the component; None for all.
-            position: lane chunk, document in the chunk's part of this queue, token in the document.
-        """
-        self._samples = SampleQueue(chunks, component, position[0], position[1])
-        self._tokenizer = tokenizer
-        self._offset = position[2]
-        self._ready: deque[Document] = deque()
-
-    @property
-    def chunk_index(self) -> int:
-        """The lane's chunk that the queue stands in."""
-        return self._samples.chunk_index
-
-    def position(self) -> list[int]:
-        """Return where the queue stands: all that is needed to take it up again."""
-        return [self._samples.chunk_index, self._samples.index, self._offset]
-
-    def head(self, num_open: int) -> Document | None:
-        """Return the document that the queue stands in; None if the lane's first ``num_open`` chunks hold no more."""
-        while True:
-            while self._ready and not len(self._ready[0].ids):  # a document without a token
-                self._drop_head()
-            if self._ready:
-                return self._ready[0]
-            samples = self._samples.next_group(num_open)
-            if samples is None:
-                return None
-            self._ready.extend(
-                Document(ids=ids, component=samples.components[index], address=samples.address(index))
-                for index, ids in enumerate(_encode(self._tokenizer, samples))
-            )
-
-    def remaining(self) -> int:
-        """Return how many tokens of the head document are left."""
-        return len(self._ready[0].ids) - self._offset
-
-    def take(self, num: int) -> tuple[IntArray, IntArray]:
-        """Return the next ``num`` tokens of the head document, and the token after each (NO_LABEL after its last)."""
-        document = self._ready[0]
-        stop = self._offset + num
-        ids = document.ids[self._offset : stop]
-        labels = document.ids[self._offset + 1 : stop + 1]
-        if stop == len(document.ids):
-            labels = np.append(labels, NO_LABEL)
-            self._drop_head()
-        else:
-            self._offset = stop
-        return ids, labels
-
-    def _drop_head(self) -> None:
-        self._ready.popleft()
-        self._samples.skip()
-        self._offset = 0
-
-
-def _encode(tokenizer: Tokenizer, samples: SampleGroup) -> list[IntArray]:
-    """Return the ids of each sample; those that are tokenized already are taken as they are.
-
-    Raises:
-        DataError: ids that the tokenizer does not have, so that others made them.
-    """
-    contents = [samples.content(index) for index in range(len(samples))]
-    encoded = iter(tokenizer.encode([content for content in contents if isinstance(content, str)]))
-    ids_per_sample = [next(encoded) if isinstance(content, str) else content for content in contents]
-    for index, (content, ids) in enumerate(zip(contents, ids_per_sample, strict=True)):
-        is_foreign = tokenizer.vocab_size and not isinstance(content, str) and len(ids)
-        if is_foreign and not 0 <= int(ids.min()) <= int(ids.max()) < tokenizer.vocab_size:
-            raise DataError(
-                f"{samples.place(index)} has token ids {ids.min()} to {ids.max()}, but the tokenizer has "
-                f"{tokenizer.vocab_size} ids; load with the tokenizer that made them"
-            )
-    return ids_per_sample

@@ -10,7 +10,8 @@ from mixlake.catalog.tokenizers import Tokenizer, TokenizerSpec, load_tokenizer,
 from mixlake.loaders.collate import Batch, collate_tokens
 from mixlake.loaders.documents import LaneChunks
 from mixlake.loaders.lanes import Lane, LaneDataset, Reading
-from mixlake.loaders.packing import ByShare, InOrder, PackedSequence, Packer, Pieces
+from mixlake.loaders.packing import ConcatPacker, Packing
+from mixlake.loaders.sequences import PackedSequence
 from mixlake.mixing import Run, Unit
 
 
@@ -58,7 +59,8 @@ class TokenDataset(LaneDataset[PackedSequence]):
         super().__init__(run, kind, reading)
         loaded = load_tokenizer(tokenizer)  # refused here rather than in a worker
         self.tokenizer_spec = settled(tokenizer, loaded)
-        self.sequence_length = sequence_length
+        num_components = None if run.program.unit is Unit.SAMPLES else len(self.components)
+        self.packing = Packing(length=sequence_length, num_components=num_components)
         self._tokenizer: Tokenizer | None = loaded
 
     def fields(self) -> Sequence[str] | None:
@@ -72,14 +74,7 @@ class TokenDataset(LaneDataset[PackedSequence]):
     def open_lane(self, chunks: LaneChunks, state: dict[str, Any] | None) -> Lane[PackedSequence]:
         """Return a lane of packed sequences."""
         self._tokenizer = self._tokenizer or load_tokenizer(self.tokenizer_spec)
-        pieces: Pieces
-        if self.run.program.unit is Unit.SAMPLES:
-            pieces = InOrder(chunks, self._tokenizer, state)
-        else:
-            pieces = ByShare(
-                chunks, self._tokenizer, self.run.shares, len(self.components), self.sequence_length, state
-            )
-        return Packer(pieces, sequence_length=self.sequence_length, pad_id=self._tokenizer.pad_id)
+        return ConcatPacker(chunks, self._tokenizer, self.packing, self.run.shares, state)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the tokenizer behind: each process loads its own."""

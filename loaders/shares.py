@@ -1,0 +1,131 @@
+"""Whose turn it is among a lane's components, so that delivered tokens keep to the weights at every prefix.
+
+The rule is WF2Q (see `mixlake.mixing.quotas`): of the components that are not ahead of their share, the one whose turn
+would be finished first. A turn never takes more than a sequence, so no component is ever more than one sequence away
+from its share, whatever the lengths of documents.
+
+A component may have to wait for its next document, which lies chunks ahead. The lane looks for it when the component
+is half a sequence behind, and never more than MAX_OPEN_CHUNKS ahead: how far it looks depends on the chunks alone, not
+on who schedules them when.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from mixlake.loaders.documents import LaneChunks
+from mixlake.mixing.quotas import SCALE
+
+MAX_OPEN_CHUNKS = 64
+
+
+class Queue(Protocol):
+    """One component's documents."""
+
+    @property
+    def chunk_index(self) -> int:
+        """The lane's chunk in which its next document is."""
+
+    def has_tokens(self, num_open: int) -> bool:
+        """Say whether it has a token in the lane's first ``num_open`` chunks."""
+
+
+class Shares:
+    """What each component of a lane is owed, and which of them has something to give."""
+
+    def __init__(
+        self,
+        chunks: LaneChunks,
+        queues: Sequence[Queue],
+        shares_of: Callable[[int], Sequence[int]],
+        sequence_length: int,
+        state: dict[str, Any] | None,
+    ) -> None:
+        """Take up a lane.
+
+        Args:
+            chunks: the lane's chunks.
+            queues: one per component; or a single one of all of them, which then has the whole share.
+            shares_of: from a weights version to integer shares out of SCALE, one per queue.
+            sequence_length: T; the next document of a component that is T/2 tokens behind is looked for.
+            state: what ``state`` gave, or None for the lane's start.
+        """
+        self._chunks = chunks
+        self._queues = queues
+        self._shares_of = shares_of
+        self._limit = sequence_length * SCALE
+        credits: list[int] = list(state["credits"]) if state else []
+        self.credits = credits + [0] * (len(queues) - len(credits))
+        """Per component, its share of all tokens given out so far minus what it got, in tokens times SCALE."""
+        self._num_open: int = state["num_open"] if state else chunks.first
+        self._oldest = -1
+        self.weights_version = 1
+        """The weights that are in force: those of the oldest chunk that has tokens left."""
+        self.shares: Sequence[int] = ()
+        """Per component, out of SCALE."""
+
+    def available(self) -> list[int]:
+        """Return the components that have tokens; empty where the lane ends. Opens more chunks where one has to."""
+        while True:
+            available = [index for index, queue in enumerate(self._queues) if queue.has_tokens(self._num_open)]
+            oldest = min([self._queues[index].chunk_index for index in available], default=self._num_open)
+            if oldest != self._oldest or not self.shares:
+                self._settle(oldest, bool(available))
+            is_starving = len(available) < len(self._queues) and self._is_starving(available)
+            if not is_starving or self._num_open - oldest >= MAX_OPEN_CHUNKS or not self._open_another():
+                return available
+
+    def most_urgent(self, available: Sequence[int], turns: Sequence[int]) -> int:
+        """Return the component that WF2Q names, where the turn of each would take so many tokens."""
+        best, earliest = -1, float("inf")
+        for index in available:
+            credit, share = self.credits[index], self.shares[index]
+            if share and credit >= 0:
+                finish = (turns[index] * SCALE - credit) / share
+                if finish < earliest:
+                    best, earliest = index, finish
+        # those that are behind have no document: the least far ahead goes on
+        return best if best >= 0 else max(available, key=lambda index: (self.credits[index], -index))
+
+    def room(self, component: int) -> int:
+        """Return how many tokens it may get before it is a sequence ahead; negative where it is."""
+        others = SCALE - self.shares[component]
+        room = self._limit + self.credits[component]
+        return room // others if others else 1 << 62
+
+    def charge(self, component: int, num: int) -> None:
+        """Note that a component got some tokens."""
+        if len(self.credits) > 1:
+            self.credits = [credit + share * num for credit, share in zip(self.credits, self.shares, strict=True)]
+            self.credits[component] -= SCALE * num
+
+    def state(self) -> dict[str, Any]:
+        """Return every component's credit, and how many chunks are open."""
+        return {"credits": self.credits, "num_open": self._num_open}
+
+    def _settle(self, oldest: int, is_there: bool) -> None:
+        """Take the weights of the oldest chunk, and forget the chunks before it."""
+        current = self._chunks.get(oldest) if is_there else None
+        if current is not None:
+            self._oldest, self.weights_version = oldest, current.chunk.weights_version
+            self._chunks.close_before(oldest)
+        self.shares = self._shares_of(self.weights_version)
+
+    def _is_starving(self, available: Sequence[int]) -> bool:
+        """Say if a component without a document is behind too far, or those with one are ahead too far."""
+        credits, shares = self.credits, self.shares
+        if not any(shares[index] and credits[index] >= -self._limit // 2 for index in available):
+            return True
+        return any(
+            share
+            and index not in available
+            and credits[index] > min(self._limit // 2, self._limit // SCALE * (SCALE - share))
+            for index, share in enumerate(shares)
+        )
+
+    def _open_another(self) -> bool:
+        if self._chunks.get(self._num_open) is None:
+            return False
+        self._num_open += 1
+        return True

@@ -1,0 +1,205 @@
+"""Queues of a lane's documents as tokens: of one component, or of all in delivery order.
+
+Tokens come in slabs, the ids of many documents in one array, and leave in runs, ranges of a slab: nothing is done
+per token before a batch is made. Where slabs begin and end decides nothing but when something is tokenized.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from mixlake.catalog import DataError
+from mixlake.catalog.token_lists import IdArray, TokenLists, narrowed
+from mixlake.catalog.tokenizers import Tokenizer
+from mixlake.loaders.documents import LaneChunks, SampleQueue
+from mixlake.loaders.reading import SampleGroup
+
+_MAX_CHARACTERS = 1 << 18
+"""Text that is tokenized at a time: what is waited for before a lane's first token."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Slab:
+    """Tokens of consecutive documents of a queue, and of each document what goes with them."""
+
+    ids: IdArray
+    bounds: list[int]
+    """Document n has ``ids[bounds[n]:bounds[n + 1]]``."""
+    components: list[int]
+    registrations: list[str]
+    file_ids: list[int]
+    rows: list[int]
+
+
+_EMPTY = Slab(ids=np.empty(0, np.int32), bounds=[0], components=[], registrations=[], file_ids=[], rows=[])
+
+
+class Run(NamedTuple):
+    """A range of a slab's tokens."""
+
+    slab: Slab
+    start: int
+    stop: int
+    first_document: int
+    """The document in which it begins."""
+
+
+class TokenQueue:
+    """The documents of a lane, of one component or of all, as tokens in delivery order."""
+
+    def __init__(
+        self, chunks: LaneChunks, tokenizer: Tokenizer, component: int | None, position: Sequence[int] = (0, 0, 0)
+    ) -> None:
+        """Take up a queue.
+
+        Args:
+            chunks: the lane's chunks.
+            tokenizer: for the documents.
+            component: index of the component; None for all.
+            position: lane chunk, document in the chunk's part of this queue, token in the document.
+        """
+        self.chunk_index, self._first, self._skipped = position
+        self._samples = SampleQueue(chunks, component, self.chunk_index, self._first)
+        self._tokenizer = tokenizer
+        self._slab = _EMPTY
+        self._group: SampleGroup | None = None
+        self._next_sample = 0
+        self._at = 0
+        self._document = 0
+
+    def position(self) -> list[int]:
+        """Return where the queue stands: all that is needed to take it up again."""
+        offset = self._at - self._slab.bounds[self._document] if self._at < len(self._slab.ids) else self._skipped
+        return [self.chunk_index, self._first + self._document, offset]
+
+    def has_tokens(self, num_open: int) -> bool:
+        """Say whether there is a token in the lane's first ``num_open`` chunks that is not taken yet."""
+        while self._at >= self._slab.bounds[-1]:
+            if not self._extend(num_open):
+                return False
+        return True
+
+    def available(self) -> int:
+        """Return how many tokens are at hand."""
+        return self._slab.bounds[-1] - self._at
+
+    def whole_documents(self, num: int) -> int:
+        """Return the number of tokens up to where the document ends that holds the ``num``-th; of this chunk."""
+        while self._slab.bounds[-1] - self._at < num and self._extend(self.chunk_index + 1):
+            pass
+        bounds = self._slab.bounds
+        return bounds[min(bisect_left(bounds, self._at + num), len(bounds) - 1)] - self._at
+
+    def take(self, num: int) -> Run:
+        """Return the next ``num`` tokens, which must be at hand."""
+        run = Run(self._slab, self._at, self._at + num, self._document)
+        self._at += num
+        self._document = bisect_right(self._slab.bounds, self._at, self._document) - 1
+        return run
+
+    def _extend(self, num_open: int) -> bool:
+        """Tokenize some more documents; those that are not taken yet stay. Say whether there are any."""
+        if self._group is None or self._next_sample == len(self._group):
+            if self._group is not None:
+                self._samples.skip(len(self._group))
+            self._group, self._next_sample = self._samples.next_group(num_open), 0
+        if self._samples.chunk_index != self.chunk_index and self.available() == 0:
+            self.chunk_index, self._first = self._samples.chunk_index, self._samples.index
+            self._slab, self._at, self._document, self._skipped = _EMPTY, 0, 0, 0
+        if self._group is None:
+            return False
+        start, stop = self._next_sample, _text_stop(self._group, self._next_sample)
+        self._append(encoded(self._tokenizer, self._group, start, stop), self._group, start, stop)
+        self._next_sample = stop
+        return True
+
+    def _append(self, lists: TokenLists, group: SampleGroup, start: int, stop: int) -> None:
+        old, document = self._slab, self._document
+        begin = old.bounds[document]
+        ids, shift = lists.ids, len(old.ids) - begin
+        if shift:
+            ids = np.concatenate([old.ids[begin:], ids])
+        kept = [bound - begin for bound in old.bounds[document:]]
+        self._slab = Slab(
+            ids=ids,
+            bounds=[*kept[:-1], *(lists.bounds + shift).tolist()],
+            components=old.components[document:] + group.components[start:stop],
+            registrations=old.registrations[document:] + group.registrations[start:stop],
+            file_ids=old.file_ids[document:] + group.file_ids[start:stop],
+            rows=old.rows[document:] + group.rows[start:stop],
+        )
+        self._first += document
+        self._at = self._at - begin + self._skipped
+        self._document = bisect_right(self._slab.bounds, self._at) - 1
+        self._skipped = 0
+
+
+def encoded(tokenizer: Tokenizer, samples: SampleGroup, start: int, stop: int) -> TokenLists:
+    """Return the ids of some samples of a group; those that are tokenized already are taken as they are.
+
+    Raises:
+        DataError: a sample holds neither text nor ids, or ids that the tokenizer does not have, so that others made
+            them.
+    """
+    contents = samples.contents[start:stop]
+    kinds = set(map(type, contents))
+    if kinds == {str}:
+        return tokenizer.encode(contents)
+    joined = _joined(contents) if kinds == {np.ndarray} else None
+    if joined is not None:
+        if tokenizer.vocab_size and _has_others(joined.ids, tokenizer.vocab_size):
+            for index, ids in enumerate(joined):
+                _check(tokenizer, samples, start + index, ids)
+        return joined
+    values = [samples.content(index) for index in range(start, stop)]
+    texts = iter(tokenizer.encode([value for value in values if isinstance(value, str)]))
+    documents = []
+    for index, value in enumerate(values, start=start):
+        if not isinstance(value, str):
+            _check(tokenizer, samples, index, value)
+        documents.append(next(texts) if isinstance(value, str) else value)
+    return TokenLists.of(documents)
+
+
+def _joined(arrays: Sequence[IdArray]) -> TokenLists | None:
+    """Put arrays of ids one after the other; None where they are something else."""
+    bounds = np.zeros(len(arrays) + 1, np.int64)
+    np.cumsum([len(array) for array in arrays], out=bounds[1:])
+    try:
+        return TokenLists(ids=np.concatenate(arrays, dtype=np.int32, casting="safe"), bounds=bounds)
+    except (TypeError, ValueError):  # wider integers, or no integers in one dimension
+        pass
+    if any(array.ndim != 1 or array.dtype.kind not in "iu" for array in arrays):
+        return None
+    return TokenLists(ids=narrowed(np.concatenate(arrays)), bounds=bounds)
+
+
+def _has_others(ids: IdArray, vocab_size: int) -> bool:
+    if ids.dtype == np.int32:  # one pass instead of two: what is negative is large without its sign
+        return len(ids) > 0 and int(ids.view(np.uint32).max()) >= vocab_size
+    return len(ids) > 0 and not 0 <= int(ids.min()) <= int(ids.max()) < vocab_size
+
+
+def _check(tokenizer: Tokenizer, samples: SampleGroup, index: int, ids: IdArray) -> None:
+    if tokenizer.vocab_size and _has_others(ids, tokenizer.vocab_size):
+        raise DataError(
+            f"{samples.place(index)} has token ids {ids.min()} to {ids.max()}, but the tokenizer has "
+            f"{tokenizer.vocab_size} ids; load with the tokenizer that made them"
+        )
+
+
+def _text_stop(group: SampleGroup, start: int) -> int:
+    """Return where to stop tokenizing: at the end of the group, or where there is enough text."""
+    num_characters = 0
+    for index in range(start, len(group)):
+        content = group.contents[index]
+        if isinstance(content, str):
+            num_characters += len(content)
+            if num_characters >= _MAX_CHARACTERS:
+                return index + 1
+    return len(group)
