@@ -40,6 +40,8 @@ _FLAGS_WITH_VALUE = (
     "-p",
 )
 _OPEN_DICTS = ("properties.", "options.", "set.", "tokens_per_byte.")
+_GROUPS = ("mixture", "curriculum", "shuffle", "scale", "experiment", "dataset")
+_DECISIVE = ("seed", "chunk_size", "lanes", "length", "step", "tokens_per_byte")
 _QUIET = {
     "hydra/job_logging": "none",
     "hydra/hydra_logging": "none",
@@ -72,23 +74,45 @@ def _run_command(name: str, arguments: Sequence[str]) -> None:
         raise ConfigError(f"there is no command {name!r}; commands: {listed(COMMANDS, 30)}.{nearest(name, COMMANDS)}")
     command = COMMANDS[name]
     with tempfile.TemporaryDirectory(prefix="mixlake-") as folder:
-        if name in ("run", "explain"):
-            arguments = _with_other_run(arguments, Path(folder))
+        arguments = _with_other_run(name, arguments, Path(folder))
         flags, overrides = _as_hydra_takes_them(name, command.positional, arguments)
         _compose_and_run(name, command, flags, overrides)
 
 
-def _with_other_run(arguments: Sequence[str], folder: Path) -> list[str]:
-    """Return the arguments with ``--from NAME`` replaced by overrides that choose what that run was declared with."""
+def _with_other_run(name: str, arguments: Sequence[str], folder: Path) -> list[str]:
+    """Return the arguments with overrides in front that choose what another run was declared with, if one is named.
+
+    That is ``--from NAME``, or the run that is forked. Groups that are chosen are not taken from it; ``null`` chooses
+    nothing, which Hydra has no override for.
+    """
+    source, others = _other_run(name, arguments)
+    values = {key: value for key, _, value in (other.partition("=") for other in others)}
+    given = [other for other in others if other not in {f"{group}=null" for group in _GROUPS}]
+    if source is None:
+        return given
+    run = Run.load(Catalog.open(values.get("lake", "lake")), source)
+    is_fork = name == "fork"
+    if run.config.parent is not None and not is_fork:
+        raise ConfigError(f"run {source!r} goes on from {run.config.parent!r}; fork that one instead")
+    kept = [key for key in _DECISIVE if not is_fork or key not in ("chunk_size", "lanes")]
+    if is_fork and "mixture" in values:
+        kept.remove("tokens_per_byte")
+        values.setdefault("curriculum", "null")
+    chosen = [override for group, override in write_declaration(run, folder, kept).items() if group not in values]
+    return [f"hydra.searchpath=[file://{folder}]", *chosen, *given]
+
+
+def _other_run(name: str, arguments: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Return the run whose declaration is to be taken, and the arguments without ``--from``."""
     given = list(arguments)
+    if name == "fork":
+        return next((argument[4:] for argument in given if argument.startswith("run=")), None), given
     for index, argument in enumerate(given):
-        if argument.split("=", 1)[0] == "--from":
+        if argument.split("=", 1)[0] == "--from" and name in ("run", "explain"):
             rest = given[index + 1 :]
             source = argument.split("=", 1)[1] if "=" in argument else rest.pop(0) if rest else ""
-            others = given[:index] + rest
-            lake = next((other.split("=", 1)[1] for other in others if other.startswith("lake=")), "lake")
-            return [*write_declaration(Run.load(Catalog.open(lake), source), folder), *others]
-    return given
+            return source, given[:index] + rest
+    return None, given
 
 
 def _compose_and_run(name: str, command: Command, flags: list[str], overrides: list[str]) -> None:
@@ -105,7 +129,7 @@ def _compose_and_run(name: str, command: Command, flags: list[str], overrides: l
     def task(config: DictConfig) -> None:
         try:
             _check_complete(name, config)
-            if name == "run" and HydraConfig.get().mode is RunMode.MULTIRUN:
+            if name in ("run", "fork") and HydraConfig.get().mode is RunMode.MULTIRUN:
                 config.name = _swept_name(config.name, asked)
             command.function(config, make_console())
         except MixlakeError as error:  # here, because Hydra adds a line of its own to what it passes on

@@ -140,6 +140,35 @@ def _run(config: DictConfig, console: Console) -> None:
     console.print(f"started run {run.name} over samples@{run.config.catalog_version}")
 
 
+def _fork(config: DictConfig, console: Console) -> None:
+    catalog = Catalog.open(config.lake)
+    run = Run.load(catalog, config.run)
+    settings = read_settings(config)
+    for key in ("length", "step"):
+        if settings[key] is None and getattr(run.config, key) is not None:
+            raise ConfigError(f"{key} is null, but run {run.name!r} has one; a fork can only have another one")
+    fork = run.fork(
+        config.name,
+        at_chunk=config.at_chunk,
+        mixture=read_mixture(config),
+        **settings,
+        catalog=_version(catalog, config.version),
+        composed=plain(config),
+    )
+    console.print(
+        f"started run {fork.name}, which goes on from {run.name} at chunk {config.at_chunk:,}, over "
+        f"samples@{fork.config.catalog_version}"
+    )
+
+
+def _version(catalog: Catalog, version: object) -> Catalog | None:
+    if version is None or version == "newest":
+        return catalog if version else None
+    if isinstance(version, bool) or not isinstance(version, int):
+        raise ConfigError(f"version is {version!r}; expected a number, or newest")
+    return catalog.at(version=version)
+
+
 def _runs(config: DictConfig, console: Console) -> None:
     print_frame(console, list_runs(open_catalog(config)))
 
@@ -193,6 +222,7 @@ COMMANDS = {
     "sql": Command(summary="query the lake, read-only", function=_sql, positional="query"),
     "explain": Command(summary="dry-run a mixture or a whole run: what it finds, when it runs out", function=_explain),
     "run": Command(summary="declare a training run", function=_run),
+    "fork": Command(summary="go on from a chunk of a run with something else", function=_fork),
     "runs": Command(summary="list the runs of a lake", function=_runs),
     "schedule": Command(summary="draw and commit a run's next chunks, or follow its loaders", function=_schedule),
     "weights": Command(summary="list a run's weights versions and their causes, or set weights", function=_weights),

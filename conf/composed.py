@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,24 +63,21 @@ def read_mixture(config: DictConfig) -> Mixture:
 
 
 def read_settings(config: DictConfig) -> dict[str, Any]:
-    """Return what a run is declared with besides its mixture, as `mixlake.mixing.Run.start` takes it."""
+    """Return what a run is declared with besides its mixture, as `mixlake.mixing.Run.start` and `fork` take it."""
     keys = ("curriculum", "seed", "chunk_size", "lanes", "length", "step", "tokens_per_byte")
-    return {key: plain(config[key]) for key in keys}
+    return {key: plain(config[key]) for key in keys if key in config}
 
 
-def write_declaration(run: Run, folder: Path) -> list[str]:
-    """Write what a run was declared with as config groups; return the overrides that choose it.
+def write_declaration(run: Run, folder: Path, keys: Sequence[str]) -> dict[str, str]:
+    """Write what a run was declared with as config groups; return, by group, the override that chooses it.
 
-    Raises:
-        ConfigError: the run goes on from another one, which no config can say.
+    Args:
+        run: the run.
+        folder: where the groups go.
+        keys: which of its settings, besides mixture and curriculum.
     """
     config = run.config
-    if config.parent is not None:
-        raise ConfigError(f"run {run.name!r} goes on from {config.parent!r}; fork that one instead")
-    groups: dict[str, dict[str, Any]] = {"mixture": config.mixture.to_dict()}
-    if config.curriculum is not None:
-        groups["curriculum"] = config.curriculum.to_dict()
-    groups["experiment"] = {
+    settings = {
         "seed": config.seed,
         "chunk_size": config.chunk_size,
         "lanes": config.lanes,
@@ -87,11 +85,17 @@ def write_declaration(run: Run, folder: Path) -> list[str]:
         "step": config.step and config.step.to_dict(),
         "tokens_per_byte": config.resolution.tokens_per_byte,
     }
+    groups: dict[str, dict[str, Any]] = {
+        "mixture": config.mixture.to_dict(),
+        "origin": {key: settings[key] for key in keys},
+    }
+    if config.curriculum is not None:
+        groups["curriculum"] = config.curriculum.to_dict()
     for group, declared in groups.items():
-        package = "# @package _global_\n" if group == "experiment" else ""
+        package = "# @package _global_\n" if group == "origin" else ""
         (folder / group).mkdir()
         (folder / group / f"{FROM_RUN}.yaml").write_text(package + OmegaConf.to_yaml(declared), encoding="utf-8")
-    return [f"hydra.searchpath=[file://{folder}]", *(f"{group}={FROM_RUN}" for group in groups)]
+    return {group: f"{group}={FROM_RUN}" for group in groups}
 
 
 def open_catalog(config: DictConfig) -> Catalog:

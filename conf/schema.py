@@ -117,6 +117,22 @@ class StartConfig(DeclaredConfig):
 
 
 @dataclass(kw_only=True)
+class ForkConfig(LakeConfig):
+    """`mixlake fork`."""
+
+    run: str = MISSING
+    name: str = MISSING
+    at_chunk: int = MISSING
+    version: Any = None
+    mixture: Any = MISSING
+    curriculum: Any = None
+    seed: int = MISSING
+    length: Any = None
+    step: Any = None
+    tokens_per_byte: Any = None
+
+
+@dataclass(kw_only=True)
 class RunConfig(LakeConfig):
     """A command about one run."""
 
@@ -211,6 +227,7 @@ SCHEMAS: dict[str, type[LakeConfig]] = {
     "sql": SqlConfig,
     "explain": ExplainConfig,
     "run": StartConfig,
+    "fork": ForkConfig,
     "runs": LakeConfig,
     "schedule": ScheduleConfig,
     "weights": WeightsConfig,

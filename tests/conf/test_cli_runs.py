@@ -107,6 +107,40 @@ def test_a_sweep_starts_a_run_for_every_job_named_by_its_overrides(mixlake: Mixl
     assert load(folder, "sweep-seed-1-german.weight-0.4").config.seed == 1
 
 
+def test_what_is_chosen_is_not_taken_from_the_other_run(mixlake: Mixlake, folder: Path) -> None:
+    mixlake("run", *OWN, "curriculum=mine", "name=staged", "chunk_size=50", "seed=7")
+    mixlake("run", "--from", "staged", "name=unstaged", "curriculum=null", "scale=small")
+    config = load(folder, "unstaged").config
+    assert (config.curriculum, config.chunk_size, config.lanes, config.seed) == (None, 256, 4, 7)
+    assert config.mixture == load(folder, "staged").config.mixture
+    mixlake("run", *OWN, "name=scaled", "scale=small", "lanes=2")
+    assert (load(folder, "scaled").config.chunk_size, load(folder, "scaled").config.lanes) == (256, 2)
+
+
+def test_a_fork_is_declared_as_its_parent_is_but_for_what_is_overridden(mixlake: Mixlake, folder: Path) -> None:
+    mixlake("run", *OWN, "curriculum=mine", "name=trunk", "chunk_size=100", "length={chunks: 20}")
+    mixlake("schedule", "run=trunk", "num_chunks=5")
+    out = mixlake("fork", "run=trunk", "name=twin", "at_chunk=4")
+    assert out == "started run twin, which goes on from trunk at chunk 4, over samples@1\n"
+    mixlake("fork", "run=trunk", "name=branch", "at_chunk=2", "seed=8", "mixture.components.german.weight=5")
+    mixlake("fork", "--config-dir", "my", "run=branch", "name=twig", "at_chunk=2", "mixture=mine", "version=newest")
+    trunk, twin, branch, twig = (load(folder, name) for name in ("trunk", "twin", "branch", "twig"))
+    assert (twin.config.mixture, twin.config.curriculum) == (trunk.config.mixture, trunk.config.curriculum)
+    assert (branch.config.seed, branch.config.at_chunk, branch.config.length) == (8, 2, trunk.config.length)
+    assert [run.name for run in twig.ancestors()] == ["branch", "trunk"]
+    assert (twig.config.curriculum, twig.config.seed) == (None, 8)
+    assert mixlake("schedule", "run=twig", "num_chunks=3").strip() == "3 chunks; the last one is 4"
+    for arguments, message in (
+        (["run=trunk", "at_chunk=17"], "at_chunk is 17; run 'trunk' is scheduled up to chunk 4"),
+        (["run=trunk", "at_chunk=1", "chunk_size=3"], "Could not override 'chunk_size'"),
+        (["run=trunk", "at_chunk=1", "length=null"], "length is null, but run 'trunk' has one"),
+        (["run=trunk", "at_chunk=1", "version=new"], "version is 'new'; expected a number, or newest"),
+        (["at_chunk=1"], "mixlake fork needs .*run=…"),
+    ):
+        assert re.search(message, mixlake("fork", "name=wrong", *arguments, code=2))
+    assert "goes on from 'trunk'; fork that one" in mixlake("run", "--from", "twin", "name=wrong", code=2)
+
+
 def test_a_process_follows_until_the_run_ends(mixlake: Mixlake) -> None:
     mixlake("run", *OWN, "name=short", "chunk_size=50", "length={chunks: 9}")
     assert mixlake("schedule", "run=short", "follow=true", "lookahead=20").strip() == (
