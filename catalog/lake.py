@@ -23,7 +23,6 @@ from mixlake.catalog.errors import ConfigError, LakeError
 
 _MAX_COMMITS_PER_HANDLE = 100
 """A handle that has followed hundreds of commits gets slow (a commit takes 10 ms at first, 110 ms after 600)."""
-_WRITER = WriterProperties(compression="ZSTD")
 _CONFIGURATION = {
     schema.DATASETS: {"delta.enableExpiredLogCleanup": "false"},
     schema.CHUNKS: {
@@ -34,8 +33,6 @@ _CONFIGURATION = {
 """By default a checkpoint drops versions that are older than 30 days. The root table keeps all of them. Of `chunks`
 only the newest is ever read, and every commit lists the log: 8 ms with a hundred versions, 30 ms with thousands."""
 _COMPACTED_BYTES = 64 << 20
-_COMPACTED_WRITER = WriterProperties(compression="ZSTD", max_row_group_size=64)
-"""Few rows per row group, so that reading some of them out of a large file decodes little."""
 _MAX_ATTEMPTS = 100
 """Tries to commit while other processes do; at each, one of them gets on."""
 _UNREADABLE_PATH = re.compile(r"[*?\[\]|^\\\x00-\x1f]|%[0-9A-Fa-f]{2}")
@@ -127,6 +124,7 @@ class Lake:
         details: Mapping[str, Any] | None = None,
         fence: Fence | Sequence[Fence] | None = None,
         replace_where: str | None = None,
+        rows_per_group: int | None = None,
     ) -> int:
         """Append rows in one commit and return the table's new version.
 
@@ -138,6 +136,7 @@ class Lake:
             fence: one or several; each refuses the commit if another process made one like it since the fence was
                 looked at.
             replace_where: rows that this predicate selects leave in the same commit; the new rows must match it.
+            rows_per_group: of the Parquet file; few, where single rows will be read.
 
         Raises:
             LakeError: the fence is broken.
@@ -145,7 +144,7 @@ class Lake:
         data = rows.cast(schema.TABLES[name].columns)
         fences = [] if fence is None else [fence] if isinstance(fence, Fence) else list(fence)
         common: Any = {
-            "writer_properties": _WRITER,
+            "writer_properties": _writer(rows_per_group),
             "commit_properties": commit_properties(action, details, fences),
         }
 
@@ -188,20 +187,21 @@ class Lake:
         properties = commit_properties(action)
         return self._commit(name, lambda handle: handle.delete(predicate, commit_properties=properties), action)
 
-    def compact(self, name: str, partition: str, value: str) -> None:
+    def compact(self, name: str, partition: str, value: str, *, rows_per_group: int | None = None) -> None:
         """Join the small files of a partition, in one commit that changes no row; the old files stay on disk.
 
         Args:
             name: the table.
             partition: the column that it is partitioned by.
             value: which partition.
+            rows_per_group: of the joined file.
         """
 
         def attempt(handle: DeltaTable) -> None:
             handle.optimize.compact(
                 partition_filters=[(partition, "=", value)],
                 target_size=_COMPACTED_BYTES,
-                writer_properties=_COMPACTED_WRITER,
+                writer_properties=_writer(rows_per_group),
                 commit_properties=commit_properties(f"compact {value}"),
             )
 
@@ -262,6 +262,10 @@ def arrow_dataset(table: DeltaTable) -> pads.Dataset:
     and a process that exits while they do is aborted ("terminate called without an active exception").
     """
     return table.to_pyarrow_dataset(filesystem=pafs.SubTreeFileSystem(_local_path(table), pafs.LocalFileSystem()))
+
+
+def _writer(rows_per_group: int | None) -> WriterProperties:
+    return WriterProperties(compression="ZSTD", max_row_group_size=rows_per_group)
 
 
 def _local_path(table: DeltaTable) -> str:
