@@ -1,13 +1,14 @@
 """The ``jsonl`` format: one JSON object per line, plain or compressed; blank lines are not samples.
 
-``NaN`` and ``Infinity``, which Python and pandas write, are read as numbers though JSON does not have them.
+``NaN``, ``Infinity`` and ``Inf``, in whatever case, are read as numbers: Python and others write them, though JSON does
+not have them.
 
 A sample's byte range is its line without the newline, so a run of rows is one ranged read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from mixlake.catalog import json_views
 from mixlake.catalog.compression import with_compressions
 from mixlake.catalog.errors import DataError
 from mixlake.catalog.fields import columns_of
@@ -30,6 +32,10 @@ from mixlake.catalog.spans import Spans
 from mixlake.catalog.text_regions import BYTES_PER_PART, BufferPool, Region, regions, split_bytes
 
 _SPACE = 32
+_MIN_BYTES_FOR_THREADS = 1 << 20
+_REGIONS_AHEAD = 4
+"""How many regions of a compressed file may wait to be parsed."""
+_Parsed = tuple[Block, Sequence[Problem]]
 
 
 class JsonLinesFormat:
@@ -88,24 +94,37 @@ class JsonLinesFormat:
 
 
 def _scan(part: FilePart, fields: Mapping[FieldPath, pa.DataType], problems: Problems) -> Iterator[Block]:
-    is_compressed = part.file.compression is not None
-    buffers = BufferPool()
-
-    def parse(region: Region) -> Iterator[tuple[Block, Sequence[Problem]]]:
+    def parse(region: Region) -> Iterator[_Parsed]:
         found = Problems(problems.on_error)
-        block = _block(region, part, fields, found)
-        if is_compressed:
-            buffers.give_back(region.buffer)
-        yield block, found.found
+        yield _block(region, part, fields, found), found.found
 
-    # A compressed file cannot be scanned in parts: there the threads share its regions.
-    in_file = regions(part, buffers if is_compressed else None)
-    parsed = in_order(parse, in_file, num_cores()) if is_compressed else chain.from_iterable(map(parse, in_file))
+    is_small = part.file.compression is None or part.file.num_bytes < _MIN_BYTES_FOR_THREADS
+    parsed = chain.from_iterable(map(parse, regions(part))) if is_small else _in_threads(part, fields, parse)
     row = 0
     for block, found in parsed:
         problems.found += found
         yield replace(block, rows=block.rows + row)
         row += block.num_records
+
+
+def _in_threads(
+    part: FilePart, fields: Mapping[FieldPath, pa.DataType], parse: Callable[[Region], Iterator[_Parsed]]
+) -> Iterator[_Parsed]:
+    """Parse a compressed file, which cannot be scanned in parts: one thread decompresses ahead, others parse."""
+    buffers = BufferPool()
+
+    def parse_and_free(region: Region) -> Iterator[_Parsed]:
+        yield from parse(region)
+        buffers.give_back(region.buffer)
+
+    first = next(regions(part), None)
+    is_alone = first is not None and json_views.is_faster(first, fields)
+    # Decompression waits while simdjson holds the interpreter lock: the longer the regions, the less often.
+    to_regions = partial(regions, buffers=buffers, scale=2 if is_alone else 1)
+    ahead = in_order(to_regions, [part], num_threads=1, results_ahead=_REGIONS_AHEAD)
+    if is_alone:
+        return chain.from_iterable(map(parse_and_free, ahead))
+    return in_order(parse_and_free, ahead, num_cores())
 
 
 def _block(region: Region, part: FilePart, fields: Mapping[FieldPath, pa.DataType], problems: Problems) -> Block:

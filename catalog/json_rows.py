@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from itertools import chain
 from typing import Any
 
+import fastsimdjson
 import orjson
 
 from mixlake.catalog.errors import DataError
@@ -14,9 +16,11 @@ from mixlake.catalog.fields import value_at
 from mixlake.catalog.records import DataFile, FieldPath, Span
 from mixlake.catalog.spans import Spans
 
+_NOT_FINITE = re.compile(rb"nan|inf", re.IGNORECASE)
+
 
 def parse_line(line: bytes | memoryview) -> Any:
-    """Parse one line; NaN and Infinity are numbers.
+    """Parse one line; NaN, Infinity and Inf are numbers, in whatever case.
 
     Raises:
         ValueError: it is no JSON.
@@ -24,9 +28,10 @@ def parse_line(line: bytes | memoryview) -> Any:
     try:
         return orjson.loads(line)
     except orjson.JSONDecodeError:
-        text = bytes(line)
-        if b"NaN" in text or b"Infinity" in text:
-            return json.loads(text)
+        with suppress(ValueError, RecursionError):
+            record = fastsimdjson.parse(line) if _NOT_FINITE.search(line) else None
+            if isinstance(record, fastsimdjson.Object):  # what only Python takes for JSON comes as a dict
+                return record.as_dict()
         raise
 
 

@@ -8,12 +8,13 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 _RESULTS_AHEAD = 16
-"""Per task, what may wait to be taken: it bounds memory, however much faster the threads are."""
+"""What may wait to be taken of each task: it bounds memory, however much faster the threads are."""
 
 
 def num_cores() -> int:
@@ -21,7 +22,13 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def in_order(work: Callable[[Task], Iterable[Result]], tasks: Iterable[Task], num_threads: int) -> Iterator[Result]:
+def in_order(
+    work: Callable[[Task], Iterable[Result]],
+    tasks: Iterable[Task],
+    num_threads: int,
+    *,
+    results_ahead: int = _RESULTS_AHEAD,
+) -> Iterator[Result]:
     """Yield what ``work`` yields for every task, in the order of the tasks, worked on by several threads at a time.
 
     Tasks are begun in order, so the one whose results are due is always being worked on. An error that a task raises is
@@ -37,7 +44,7 @@ def in_order(work: Callable[[Task], Iterable[Result]], tasks: Iterable[Task], nu
     with ThreadPoolExecutor(num_threads, thread_name_prefix="scan") as pool:
 
         def begin() -> None:
-            results = _Results[Result](is_abandoned)
+            results = _Results[Result](is_abandoned, results_ahead)
             try:
                 task = next(remaining)
             except StopIteration:
@@ -57,6 +64,8 @@ def in_order(work: Callable[[Task], Iterable[Result]], tasks: Iterable[Task], nu
                 begin()
         finally:
             is_abandoned.set()
+            for results in waiting:
+                results.wake()
 
 
 class _AbandonedError(Exception):
@@ -73,8 +82,8 @@ class _End:
 class _Results(Generic[Result]):
     """The results of one task, on their way from its thread to the one that takes them."""
 
-    def __init__(self, is_abandoned: threading.Event) -> None:
-        self._queue: queue.Queue[Result | _End] = queue.Queue(_RESULTS_AHEAD)
+    def __init__(self, is_abandoned: threading.Event, num_ahead: int) -> None:
+        self._queue: queue.Queue[Result | _End] = queue.Queue(num_ahead)
         self._is_abandoned = is_abandoned
 
     def fill(self, work: Callable[[Task], Iterable[Result]], task: Task) -> None:
@@ -101,6 +110,11 @@ class _Results(Generic[Result]):
                     raise item.error
                 return
             yield item
+
+    def wake(self) -> None:
+        """Let a thread that waits for room go on, to find that it may end."""
+        with suppress(queue.Empty):
+            self._queue.get_nowait()
 
     def _put(self, item: Result | _End) -> None:
         while not self._is_abandoned.is_set():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import re
@@ -13,10 +14,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from mixlake.catalog import DataError, DataFile, Span, text_regions
+from mixlake.catalog import DataError, DataFile, Span, format_jsonl, json_views, text_regions
 from mixlake.catalog.format_jsonl import JsonLinesFormat
 from mixlake.catalog.listing import find_files
-from mixlake.catalog.problems import Problems
+from mixlake.catalog.problems import OnError, Problems
 from mixlake.catalog.read_cache import ReadCache
 from mixlake.catalog.records import Block, FieldPath, FilePart
 
@@ -130,10 +131,10 @@ def test_a_line_longer_than_a_region_is_one_sample(tmp_path: Path, monkeypatch: 
     assert [record["text"] for record in read(file, spans_of(blocks))] == ["a", "x" * 1000, "b"]
 
 
-def test_regions_are_about_a_block_long_and_hold_whole_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_regions_are_at_most_so_long_and_hold_whole_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text_regions, "_BYTES_PER_REGION", 40)
     file = write(tmp_path / "a.jsonl", '{"text": "a"}\n' * 10)
-    assert [block.num_bytes for block in scan(file)] == [28, 42, 42, 28]
+    assert [block.num_bytes for block in scan(file)] == [28] * 5
 
 
 @pytest.mark.parametrize("content", ["\n", " \n\t\n\r\n", "            \n            "])
@@ -205,6 +206,90 @@ def test_a_value_that_fits_no_column_is_refused_with_its_line(tmp_path: Path) ->
     with pytest.raises(DataError, match=f"^{re.escape(message)}.+\\)$"):
         scan(file, ("x",))
     assert len(spans_of(scan(file, ("y",)))) == 2  # where no property mentions the field, it does no harm
+
+
+ODD_LINES = st.sampled_from(
+    [
+        b'{"n": 1, "n": 2}',
+        b'{"n": 1, "\\u006e": 2}',
+        b'{"m": {"s": "a", "s": "b"}}',
+        b'{"m": {"s": "a"}, "m": {}}',
+        b'{"n": 9223372036854775808}',
+        b'{"n": 18446744073709551616}',
+        b'{"n": 1.0}',
+        b'{"n": true}',
+        b'{"x": NaN, "n": 3}',
+        b'{"x": -inf}',
+        b'{"other": nAn}',
+        b'{"x": 1e999}',
+        b'{"x": 1e5}',
+        b'{"x": -0}',
+        b'{"other": 01}',
+        b'{"other": [1, ]}',
+        b'{"other": "\\ud800", "x": NaN}',
+        b'{"other": "\xff"}',
+        b'{"\xff": 1}',
+        b'{"other": "\x01"}',
+        b'{"n": 1} {"n": 2}',
+        b'{"n": 1}{"n": 2}',
+        b'{"other": [{}',
+        b"{}]}",
+        b"{},{}",
+        b'{"other": [{},',
+        b'{"m": "flat"}',
+        b'{"m": ["flat"]}',
+        b'{"m": {"s": {"s": 1}}}',
+        b'{"m": {"s": 5}}',
+        b'{"l": ["a", null]}',
+        b'{"l": []}',
+        b'{"l": [1]}',
+        b'{"l": "a"}',
+        b'\xef\xbb\xbf{"n": 1}',
+        b'{"n": 1}\x00',
+        b'{"other": ' + b"[" * 500 + b"]" * 500 + b"}",
+        b"[]",
+        b"NaN",
+        b" ",
+    ]
+)
+FITTING_LINES = st.builds(
+    lambda n, x, s: json.dumps({"n": n, "x": x, "m": {"s": s}, "l": [s]}).encode(),
+    st.none() | st.integers(-(2**63), 2**63 - 1),
+    st.none() | st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**53), 2**53),
+    st.none() | st.text(max_size=3),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(lines=st.lists(FITTING_LINES | ODD_LINES, min_size=1, max_size=5), is_compressed=st.booleans())
+def test_what_is_found_does_not_depend_on_the_parser(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[bytes], is_compressed: bool
+) -> None:
+    content = b"\n".join(lines)
+    folder = tmp_path_factory.mktemp("lines")
+    file = write(folder / "a.jsonl.gz", gzip.compress(content)) if is_compressed else write(folder / "a.jsonl", content)
+    kinds = {("n",): pa.int64(), ("x",): pa.float64(), ("m", "s"): pa.string(), ("l",): pa.list_(pa.string())}
+    one_by_one = found_with(file, dict.fromkeys(kinds, pa.null()), max_cores=0)
+    assert found_with(file, kinds, max_cores=0) == one_by_one
+    assert found_with(file, kinds, max_cores=1_000_000) == one_by_one
+
+
+def found_with(file: DataFile, kinds: dict[FieldPath, pa.DataType], max_cores: int) -> list[Any]:
+    """Return the rows with their values, and what is wrong with others, found with simdjson on up to ``max_cores``."""
+    problems = Problems(OnError.SKIP)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(format_jsonl, "_MIN_BYTES_FOR_THREADS", 0)
+        patch.setattr(json_views, "_MAX_CORES", max_cores)
+        patch.setattr(json_views, "_MIN_RECORD_BYTES", 0)
+        patch.setattr(json_views, "_MIN_RATIO", 0)
+        blocks = list(JsonLinesFormat().scan([FilePart(file_id=0, file=file)], kinds, {}, problems))
+    values = [
+        ["NaN" if value != value else value for value in column]
+        for block in blocks
+        for path, column in ((path, block.columns.get(path)) for path in kinds)
+        for column in [[None] * len(block.rows) if column is None else column.to_pylist()]
+    ]
+    return [spans_of(blocks), values, [(problem.place, problem.reason) for problem in problems.found]]
 
 
 def test_a_file_that_has_changed_since_is_refused_when_it_is_read(tmp_path: Path) -> None:

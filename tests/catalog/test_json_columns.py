@@ -1,8 +1,9 @@
-"""Columns by Arrow's parser: the same as line by line, or not at all."""
+"""Columns by Arrow's parser and by simdjson: the same as line by line, or not at all."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mixlake.catalog import json_views
 from mixlake.catalog.fields import column_of
 from mixlake.catalog.json_columns import fast_columns
 from mixlake.catalog.records import FieldPath, IntArray
@@ -41,6 +43,16 @@ FITTING = {
     ),
     "ignored": VALUES,
 }
+
+
+@pytest.fixture(scope="module", autouse=True, params=["arrow", "simdjson"])
+def parser(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Has all lines parsed by one of the two."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(json_views, "_MAX_CORES", 0 if request.param == "arrow" else 1_000_000)
+        patch.setattr(json_views, "_MIN_RECORD_BYTES", 0)
+        patch.setattr(json_views, "_MIN_RATIO", 0)
+        yield
 
 
 def region_of(lines: list[bytes]) -> tuple[Region, IntArray, IntArray]:
@@ -95,6 +107,7 @@ def test_arbitrary_bytes_are_taken_only_where_each_line_is_an_object(lines: list
         [b'{"s": 1}'],
         [b'{"m": "flat"}'],
         [b'{"i": 1, "i": 2}'],
+        [b'{"i": 1, "\\u0069": 2}'],
         [b'{"s": "a"} '],
         [b' {"s": "a"}'],
         [b'{"ignored": 1e999}'],

@@ -48,6 +48,21 @@ def test_what_waits_to_be_taken_is_bounded() -> None:
     results.close()  # type: ignore[attr-defined]
 
 
+def test_how_many_results_wait_can_be_said() -> None:
+    made = []
+
+    def work(task: int) -> Iterator[int]:
+        for part in range(100):
+            made.append(part)
+            yield task
+
+    results = in_order(work, [1], num_threads=1, results_ahead=3)
+    next(results)
+    time.sleep(0.2)
+    assert made == list(range(5))  # one taken, three that wait, and one for which there is no room
+    results.close()  # type: ignore[attr-defined]
+
+
 def test_an_error_comes_where_the_results_of_its_task_would_have_come() -> None:
     def work(task: int) -> Iterator[int]:
         yield task

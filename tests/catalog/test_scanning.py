@@ -16,7 +16,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixlake.catalog import BatchFunction, Catalog, ConfigError, DataError, format_jsonl, scanning, text_regions
+from mixlake.catalog import (
+    BatchFunction,
+    Catalog,
+    ConfigError,
+    DataError,
+    format_jsonl,
+    json_views,
+    scanning,
+    text_regions,
+)
 from mixlake.catalog.declaring import declare
 from mixlake.catalog.listing import find_files
 from mixlake.catalog.properties import FieldWidenedError
@@ -52,6 +61,7 @@ def skipped(catalog: Catalog) -> list[tuple[str, str, str]]:
     num_bytes=st.sampled_from([1, 50, 1 << 20]),
     num_threads=st.sampled_from([1, 3]),
     is_compressed=st.booleans(),
+    max_cores=st.sampled_from([0, 1_000_000]),
 )
 def test_rows_and_bytes_do_not_depend_on_parts_and_threads(
     tmp_path_factory: pytest.TempPathFactory,
@@ -59,6 +69,7 @@ def test_rows_and_bytes_do_not_depend_on_parts_and_threads(
     num_bytes: int,
     num_threads: int,
     is_compressed: bool,
+    max_cores: int,
 ) -> None:
     folder = tmp_path_factory.mktemp("cut")
     for index, sizes in enumerate(files):
@@ -69,6 +80,9 @@ def test_rows_and_bytes_do_not_depend_on_parts_and_threads(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(text_regions, "_BYTES_PER_REGION", num_bytes)
         patch.setattr(format_jsonl, "BYTES_PER_PART", 2 * num_bytes)
+        patch.setattr(format_jsonl, "_MIN_BYTES_FOR_THREADS", 0)
+        patch.setattr(json_views, "_MAX_CORES", max_cores)
+        patch.setattr(json_views, "_MIN_RECORD_BYTES", 20)
         patch.setattr(scanning, "_BYTES_PER_TASK", 3 * num_bytes)
         blocks = [
             block for block in scan_files(scan, probe_types(scan), num_threads) if isinstance(block, ScannedBlock)
