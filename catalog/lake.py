@@ -23,15 +23,20 @@ from mixlake.catalog.errors import ConfigError, LakeError
 
 _MAX_COMMITS_PER_HANDLE = 100
 """A handle that has followed hundreds of commits gets slow (a commit takes 10 ms at first, 110 ms after 600)."""
+_NEWEST_ONLY = {
+    "delta.logRetentionDuration": "interval 10 seconds",
+    "delta.deletedFileRetentionDuration": "interval 1 hours",
+}
 _CONFIGURATION = {
     schema.DATASETS: {"delta.enableExpiredLogCleanup": "false"},
-    schema.CHUNKS: {
-        "delta.logRetentionDuration": "interval 10 seconds",
-        "delta.deletedFileRetentionDuration": "interval 1 hours",
-    },
+    schema.CHUNKS: _NEWEST_ONLY,
+    schema.FEEDBACK: _NEWEST_ONLY,
+    schema.DECISIONS: _NEWEST_ONLY,
+    schema.POLICIES: _NEWEST_ONLY,
 }
 """By default a checkpoint drops versions that are older than 30 days. The root table keeps all of them. Of `chunks`
-only the newest is ever read, and every commit lists the log: 8 ms with a hundred versions, 30 ms with thousands."""
+and of what training reports only the newest is ever read, and every commit lists the log: 8 ms with a hundred versions,
+30 ms with thousands."""
 _COMPACTED_BYTES = 64 << 20
 _MAX_ATTEMPTS = 100
 """Tries to commit while other processes do; at each, one of them gets on."""

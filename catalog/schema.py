@@ -21,6 +21,8 @@ RUNS = "runs"
 WEIGHTS = "weights"
 CHUNKS = "chunks"
 FEEDBACK = "feedback"
+DECISIONS = "decisions"
+POLICIES = "policies"
 
 DATASET = "dataset"
 REGISTRATION = "registration"
@@ -198,6 +200,31 @@ TABLES: dict[str, TableSchema] = {
                 pa.field("loss_sum", pa.float64()),
                 pa.field("num_tokens", pa.int64()),
                 pa.field("weights_version", pa.int64()),
+                pa.field("chunk", pa.int64()),
+            ]
+        ),
+        partition_by=("run",),
+    ),
+    DECISIONS: TableSchema(
+        columns=pa.schema(
+            [
+                pa.field("run", pa.string()),
+                pa.field("step", pa.int64()),
+                pa.field("chunk", pa.int64()),
+                pa.field("weights", pa.list_(WEIGHT_STRUCT)),
+                pa.field("details", pa.string()),
+                pa.field("created_at", TIMESTAMP),
+            ]
+        ),
+        partition_by=("run",),
+    ),
+    POLICIES: TableSchema(
+        columns=pa.schema(
+            [
+                pa.field("run", pa.string()),
+                pa.field("step", pa.int64()),
+                pa.field("state", pa.string()),
+                pa.field("created_at", TIMESTAMP),
             ]
         ),
         partition_by=("run",),

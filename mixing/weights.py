@@ -9,12 +9,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.dataset as pads
 
 from mixlake.catalog import schema
 from mixlake.catalog.errors import LakeError, ScheduleError
-from mixlake.catalog.lake import Fence, Lake, arrow_dataset
+from mixlake.catalog.lake import Fence, Lake
 from mixlake.mixing.quotas import SCALE, integer_shares
+from mixlake.mixing.run_files import RunFiles
 
 _SET = ("manual", "adapt")
 """Causes of weights that somebody set; they hold until the curriculum changes the weights."""
@@ -44,10 +44,11 @@ class WeightsLog:
         self._run = run
         self._components = list(components)
         self._shares: dict[int, list[int]] = {}
+        self._files = RunFiles(lake, schema.WEIGHTS, run, "version")
 
     def is_declared(self) -> bool:
         """Say whether the declared weights are written."""
-        return bool(self._read())
+        return not self._files.is_empty()
 
     def declare(self, first: Reweighting) -> None:
         """Write the first weights: version 1, or the first after those of the run that it goes on from."""
@@ -55,7 +56,7 @@ class WeightsLog:
 
     def standing(self, version: int) -> Reweighting | None:
         """Return what somebody set that still holds at a version, before components ran out; None where nothing was."""
-        rows = [row for row in self._read() if row["version"] <= version and row["cause"] != "exhausted"]
+        rows = [row for row in self._read(0) if row["version"] <= version and row["cause"] != "exhausted"]
         if not rows:
             return None if self._parent is None else self._parent.standing(version)
         row = max(rows, key=lambda row: int(row["version"]))
@@ -86,7 +87,7 @@ class WeightsLog:
         if not changes:
             return
         seen = self._lake.table(schema.WEIGHTS).transaction_version(f"run:{self._run}")
-        known = {row["version"]: row for row in self._read()}
+        known = {row["version"]: row for row in self._read(changes[0].version)}
         new = [change for change in changes if not _is_same(self._to_row(change), known.get(change.version))]
         if not new:
             return
@@ -108,7 +109,7 @@ class WeightsLog:
             LakeError: there is no such version.
         """
         if version not in self._shares:
-            for row in self._read():
+            for row in self._read(version):
                 weight = {entry["component"]: entry["weight"] for entry in row["weights"]}
                 weights = [weight.get(name, 0.0) for name in self._components]
                 if row["version"] == version:
@@ -120,9 +121,9 @@ class WeightsLog:
             raise LakeError(f"run {self._run!r} has no weights version {version} in {self._lake.uri}")
         return self._shares[version]
 
-    def _read(self) -> list[dict[str, Any]]:
-        table = arrow_dataset(self._lake.table(schema.WEIGHTS)).to_table(filter=pads.field("run") == self._run)
-        return list(table.to_pylist())
+    def _read(self, first: int) -> list[dict[str, Any]]:
+        """Return the rows of the versions from ``first`` on; an adaptive run has thousands before them."""
+        return list(self._files.read(first).to_pylist())
 
     def _append(self, changes: Sequence[Reweighting], seen: int | None, action: str, stale: str | None = None) -> None:
         rows = pa.Table.from_pylist(
@@ -131,6 +132,7 @@ class WeightsLog:
         last = -1 if seen is None else seen
         fence = Fence(application=f"run:{self._run}", seen=last, number=last + 1)
         self._lake.append(schema.WEIGHTS, rows, action=action, fence=fence, replace_where=stale)
+        self._files.compact()
 
     def _to_row(self, change: Reweighting) -> dict[str, Any]:
         named = zip(self._components, change.shares, strict=True)
