@@ -1,5 +1,7 @@
 """What to train on: mixtures, exact quotas, and runs whose chunks are drawn, recorded and read again."""
 
+from mixlake.mixing.adapt import Adapt
+from mixlake.mixing.adapter import Adapter
 from mixlake.mixing.curriculum import Curriculum, Stage
 from mixlake.mixing.explain import ComponentSummary, Explanation, explain
 from mixlake.mixing.mixture import Component, Mixture, OnExhausted, Rules, Unit
@@ -7,6 +9,8 @@ from mixlake.mixing.run import Run, list_runs
 from mixlake.mixing.run_config import RunConfig
 
 __all__ = [
+    "Adapt",
+    "Adapter",
     "Component",
     "ComponentSummary",
     "Curriculum",

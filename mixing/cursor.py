@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from mixlake.catalog.errors import ScheduleError
 from mixlake.mixing.cells import CellPlan
+from mixlake.mixing.decisions import Decision
 from mixlake.mixing.extents import Axis
 from mixlake.mixing.program import Program
 from mixlake.mixing.quotas import carried
@@ -26,6 +27,8 @@ class Change:
     cause: str
     step: int | None = None
     details: Mapping[str, Any] | None = None
+    is_adapted: bool = False
+    """Whether the weights are those of an adaptive policy, which tilt what the curriculum says from here on."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,6 +54,10 @@ class Cursor:
     num_changes: int
     """How many were ever made: a cursor with more of them overrides one with fewer."""
     is_ended: bool
+    adapted: tuple[float, ...] = ()
+    """Per component, what an adaptive policy made of the prior (see `mixlake.mixing.tilting`); empty for nothing."""
+    adapted_step: int = -1
+    """The training step of the newest decision of the policy that is taken up, be it pending."""
 
     @classmethod
     def start(
@@ -86,6 +93,24 @@ class Cursor:
             num_changes=0,
             is_ended=False,
         )
+
+    def with_decisions(self, decisions: Sequence[Decision]) -> Cursor:
+        """Return the cursor with what a policy decided since; where its chunk is gone, it is due with the next one."""
+        if not decisions:
+            return self
+        changes = [
+            Change(
+                chunk=max(decision.chunk, self.next_chunk),
+                weights=decision.weights,
+                cause="adapt",
+                step=decision.step,
+                details={**decision.details, "chunks_late": max(0, self.next_chunk - decision.chunk)},
+                is_adapted=True,
+            )
+            for decision in decisions
+        ]
+        pending = tuple(sorted((*self.pending, *changes), key=lambda change: change.chunk))
+        return replace(self, pending=pending, adapted_step=decisions[-1].step)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the cursor as JSON can hold it."""

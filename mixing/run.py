@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -15,10 +15,13 @@ from mixlake.catalog.errors import listed, nearest
 from mixlake.catalog.lake import Fence, arrow_dataset
 from mixlake.catalog.pins import closed_error, is_collected, pin_fence
 from mixlake.catalog.records import Progress
+from mixlake.mixing.adapt import Adapt
 from mixlake.mixing.cells import CellPlan
 from mixlake.mixing.chunks import Chunk, ChunkLog, Delivery, delivery
 from mixlake.mixing.curriculum import Curriculum
+from mixlake.mixing.decisions import DecisionLog
 from mixlake.mixing.demand import Demand
+from mixlake.mixing.feedback import FeedbackLog
 from mixlake.mixing.lineage import chunk_samples, chunks_of_samples
 from mixlake.mixing.mixture import Mixture
 from mixlake.mixing.program import Program
@@ -37,6 +40,10 @@ class Run:
         """The run that this one goes on from."""
         parent = None if self.parent is None else self.parent._schedule
         self._schedule: Schedule = Schedule(self.catalog, config, plan, parent)
+        self.feedback = FeedbackLog(self.catalog.lake, config.name, self.program.components)
+        """What training reports."""
+        self.before_scheduling: Callable[[], None] = lambda: None
+        """Called before chunks are drawn: who adapts the run waits here until what is due is decided."""
         self.process_id = os.getpid()
         """The process that opened the lake's handles, which do not survive a fork."""
 
@@ -59,6 +66,7 @@ class Run:
         length: Mapping[str, Any] | None = None,
         step: Mapping[str, Any] | None = None,
         tokens_per_byte: float | Mapping[str, float] | None = None,
+        adapt: Adapt | Mapping[str, Any] | None = None,
         composed: Mapping[str, Any] | None = None,
     ) -> Run:
         """Declare a run at the catalog's version; its weights become version 1. Nothing is written if it is refused.
@@ -75,6 +83,8 @@ class Run:
             step: what one training step takes on all ranks, as ``{tokens: …}``, bytes or samples; needed where
                 anything counts steps.
             tokens_per_byte: estimates tokens from ``num_bytes``, for all components or by name.
+            adapt: ``{policy: {_target_: …}, interval: …, tolerance: …, delay: …}``, see `mixlake.mixing.Adapt`: how
+                the weights follow what training reports; None is not at all.
             composed: the config that all this was composed from; it is stored with the run.
 
         Raises:
@@ -95,6 +105,7 @@ class Run:
             length=length,
             step=step,
             tokens_per_byte=tokens_per_byte,
+            adapt=adapt,
             composed=composed,
         )
         plan = plan_cells(pinned, config.program())
@@ -166,6 +177,7 @@ class Run:
         Raises:
             ScheduleError: another scheduler writes chunks of this run.
         """
+        self.before_scheduling()
         return self._schedule.go_on(num_chunks, progress)
 
     def follow(self, *, lookahead: int, progress: Progress | None = None, poll_seconds: float = 0.05) -> int:
@@ -190,6 +202,7 @@ class Run:
         length: Mapping[str, Any] | None = None,
         step: Mapping[str, Any] | None = None,
         tokens_per_byte: float | Mapping[str, float] | None = None,
+        adapt: Adapt | Mapping[str, Any] | None = None,
         catalog: Catalog | None = None,
         composed: Mapping[str, Any] | None = None,
     ) -> Run:
@@ -209,6 +222,7 @@ class Run:
             length: of the whole run, this one's part included.
             step: what one training step takes on all ranks.
             tokens_per_byte: estimates tokens from ``num_bytes``.
+            adapt: how the weights follow what training reports; the policy begins anew.
             catalog: another version of the same lake.
             composed: the config that all this was composed from.
 
@@ -226,6 +240,7 @@ class Run:
             "length": length,
             "step": step,
             "tokens_per_byte": tokens_per_byte,
+            "adapt": adapt,
             "composed": composed,
         }
         config = fork_config(self.config, self.components, pinned, name, at_chunk, changes)
@@ -271,6 +286,17 @@ class Run:
             ScheduleError: the run has ended.
         """
         return self._schedule.set_weights(weights, from_chunk=from_chunk, cause=cause, step=step, details=details)
+
+    @property
+    def decisions(self) -> DecisionLog:
+        """What an adaptive policy has decided; it becomes weights versions when chunks are drawn."""
+        return self._schedule.decisions
+
+    @property
+    def delay(self) -> int:
+        """Chunks between those that a deciding step had reached and the first that has its weights."""
+        adapt = self.config.adapt
+        return 4 * self.config.lanes if adapt is None or adapt.delay is None else adapt.delay
 
     def samples(self, chunk: int) -> DataFrame:
         """Return a frame of one chunk's samples in delivery order.

@@ -11,12 +11,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 from mixlake.catalog import Catalog, ConfigError
+from mixlake.mixing.adapt import Adapt
 from mixlake.mixing.cells import CellPlan
 from mixlake.mixing.curriculum import Curriculum
 from mixlake.mixing.extents import LENGTH_MEASURES, STEP_MEASURES, Clock, Extent
 from mixlake.mixing.mixture import Mixture
 from mixlake.mixing.program import Program, Resolution, make_program
 from mixlake.mixing.resolution import resolve, settle
+from mixlake.mixing.tilting import setting
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -43,6 +45,8 @@ class RunConfig:
     """The run that this one goes on from."""
     at_chunk: int
     """The first chunk of its own; those before it are its parent's."""
+    adapt: Adapt | None
+    """How its weights follow what training reports, if they do."""
     composed: Mapping[str, Any] | None
     """The config that it was composed from, for a run that is started with the same."""
 
@@ -60,6 +64,7 @@ class RunConfig:
         length: Extent | Mapping[str, Any] | None,
         step: Extent | Mapping[str, Any] | None,
         tokens_per_byte: float | Mapping[str, float] | None,
+        adapt: Adapt | Mapping[str, Any] | None = None,
         composed: Mapping[str, Any] | None,
     ) -> RunConfig:
         """Return the config of a run over the catalog's version.
@@ -82,7 +87,9 @@ class RunConfig:
             length = Extent.from_config(length, "length", LENGTH_MEASURES)
         if step is not None and not isinstance(step, Extent):
             step = Extent.from_config(step, "step", STEP_MEASURES)
-        return cls(
+        if not isinstance(adapt, Adapt):
+            adapt = Adapt.from_config(adapt) if adapt else None
+        config = cls(
             name=name,
             catalog_version=catalog.version,
             mixture=mixture,
@@ -95,8 +102,12 @@ class RunConfig:
             step=step,
             parent=None,
             at_chunk=0,
+            adapt=adapt,
             composed=composed,
         )
+        if adapt is not None:
+            adapt.make_policy(setting(config.program()))  # refused here rather than in training
+        return config
 
     def settled(self, plan: CellPlan) -> RunConfig:
         """Return the config with what it takes to know the cells."""
@@ -145,6 +156,7 @@ class RunConfig:
             "step": None if self.step is None else json.dumps(self.step.to_dict()),
             "parent": self.parent,
             "at_chunk": self.at_chunk,
+            **({} if self.adapt is None else {"adapt": json.dumps(self.adapt.to_dict())}),
         }
 
     @classmethod
@@ -164,6 +176,7 @@ class RunConfig:
             step=row["step"] and Extent.from_config(json.loads(row["step"]), "step"),
             parent=row["parent"],
             at_chunk=row["at_chunk"] or 0,
+            adapt=row["adapt"] and Adapt.from_config(json.loads(row["adapt"])),
             composed=row["config"] and json.loads(row["config"]),
         )
 
@@ -194,6 +207,7 @@ def fork_config(
         "length": parent.length,
         "step": parent.step,
         "tokens_per_byte": parent.tokens_per_byte,
+        "adapt": parent.adapt,
         "composed": None,
     }
     config = RunConfig.declare(catalog, name, **{**kept, **given})

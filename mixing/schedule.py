@@ -19,6 +19,7 @@ from mixlake.mixing.cells import CellPlan, find_cells
 from mixlake.mixing.chunks import ChunkLog
 from mixlake.mixing.consumed import consumed_rows
 from mixlake.mixing.cursor import Change, Cursor
+from mixlake.mixing.decisions import DecisionLog
 from mixlake.mixing.demand import Demand
 from mixlake.mixing.index import IndexReader
 from mixlake.mixing.precedence import Precedence
@@ -53,6 +54,7 @@ class Schedule:
         self.chunks: ChunkLog = ChunkLog(lake, config.name, names, chunks, config.at_chunk)
         self.weights: WeightsLog = WeightsLog(lake, config.name, names, weights)
         self.demand = Demand(lake, config.name)
+        self.decisions = DecisionLog(lake, config.name)
         self._precedence = Precedence(lake, config.name)
         self._parent = parent
         self._known_plan = plan
@@ -203,6 +205,8 @@ class Schedule:
     def _commit(self, cursor: Cursor, num_chunks: int) -> tuple[Cursor, int]:
         """Draw and commit chunks; return the cursor after them, and how many they were."""
         precedence = self._precedence.fence()
+        if self.config.adapt is not None:
+            cursor = cursor.with_decisions(self.decisions.read(cursor.adapted_step))
         drawn = self._scheduler.draw(cursor, num_chunks)
         previous = cursor.next_chunk - 1
         self.weights.record(drawn.changes, is_current=lambda: self.chunks.last()[0] == previous)

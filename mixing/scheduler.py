@@ -25,6 +25,7 @@ from mixlake.mixing.mixture import OnExhausted
 from mixlake.mixing.program import Leaf, Program, set_shares
 from mixlake.mixing.quotas import SCALE, carried, credits_after, fair_turns, integer_shares, without
 from mixlake.mixing.streams import Piece, Source, Stream, find_sources
+from mixlake.mixing.tilting import prior, tilted
 from mixlake.mixing.weights import Reweighting
 
 
@@ -46,6 +47,7 @@ class Scheduler:
         self._cell_rows = cell_rows
         self._chunk_size = chunk_size
         self._starts = [segment.start for segment in program.segments]
+        self._prior_K = prior(program)
         self._sources: tuple[tuple[Leaf, ...], list[Source]] | None = None
 
     def draw(self, cursor: Cursor, num_chunks: int) -> Drawn:
@@ -86,16 +88,28 @@ class Scheduler:
                 stage = {"stage": self._program.stages[segment.stage]}
                 cursor = self._reweighted(
                     cursor,
-                    segment.shares,
+                    tilted(segment.shares, cursor.adapted, self._prior_K),
                     Change(chunk=cursor.next_chunk, weights={}, cause="curriculum", details=stage),
                     made,
                 )
             cursor = replace(cursor, segment=number)
         while cursor.pending and cursor.pending[0].chunk <= cursor.next_chunk:
             change = cursor.pending[0]
-            wanted = _changed_shares(self._program.components, cursor.shares, change)
-            cursor = self._reweighted(replace(cursor, pending=cursor.pending[1:]), wanted, change, made)
+            cursor = replace(cursor, pending=cursor.pending[1:])
+            if change.is_adapted:
+                cursor = replace(cursor, adapted=tuple(change.weights[name] for name in self._program.components))
+                wanted: Sequence[int] = self._adapted_shares(cursor)
+            else:
+                wanted = _changed_shares(self._program.components, cursor.shares, change)
+            cursor = self._reweighted(cursor, wanted, change, made)
         return cursor, made
+
+    def _adapted_shares(self, cursor: Cursor) -> Sequence[int]:
+        """Return what the curriculum says, tilted by the policy, without the components that have left."""
+        declared = self._program.segments[cursor.segment].shares
+        stays = [stream.num_left or stream.on_exhausted is OnExhausted.STOP for stream in self._streams(cursor)]
+        left = [share if is_in else 0 for share, is_in in zip(declared, stays, strict=True)]
+        return tilted(left if any(left) else declared, cursor.adapted, self._prior_K)
 
     def _reweighted(self, cursor: Cursor, shares: Sequence[int], change: Change, made: list[Reweighting]) -> Cursor:
         version = cursor.weights_version + 1
