@@ -142,6 +142,12 @@ class LaneDataset(IterableDataset[Item], Generic[Item]):
         """Note that an item has been delivered: a state from now on stands after it."""
         self._lane_states[delivery.turn[1]] = delivery.lane_state
 
+    def chunks_reached(self) -> int:
+        """Return a chunk from which on none had a part in what is delivered: a round after the last that was opened."""
+        lanes = self.run.config.lanes
+        begun = [(lane, state) for lane, state in self._lane_states.items() if state["num_items"]]
+        return max((lane + lanes * chunk_reached(state) for lane, state in begun), default=self._first_chunk)
+
     def state_dict(self) -> dict[str, Any]:
         """Return where this rank stands: small, JSON, positions only."""
         return make_state(self.identity, self._lane_states, self._first_chunk)

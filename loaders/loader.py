@@ -17,6 +17,8 @@ from mixlake.catalog import ConfigError, MixlakeError
 from mixlake.catalog.tokenizers import TokenizerSpec
 from mixlake.loaders.collate import Batch
 from mixlake.loaders.lanes import Delivery, LaneDataset
+from mixlake.loaders.packing import PackedSequence
+from mixlake.loaders.reporting import Reporter
 from mixlake.loaders.samples import SampleDataset
 from mixlake.loaders.scheduling import BackgroundScheduler
 from mixlake.loaders.tokens import TokenDataset
@@ -32,7 +34,13 @@ class Loader(Generic[Item]):
     """
 
     def __init__(
-        self, dataset: LaneDataset[Item], *, batch_size: int, num_workers: int, multiprocessing_context: str
+        self,
+        dataset: LaneDataset[Item],
+        *,
+        batch_size: int,
+        num_workers: int,
+        multiprocessing_context: str,
+        adapt: bool = True,
     ) -> None:
         if batch_size < 1 or num_workers < 0:
             raise ConfigError(
@@ -53,8 +61,21 @@ class Loader(Generic[Item]):
         self.num_workers = num_workers
         self._context = multiprocessing_context
         self.components = dataset.components
+        self._weights_version: int | None = None
+        adapts = dataset.run.config.adapt is not None and adapt
+        self._reporter = None if dataset.reading.rank else Reporter(dataset.run, adapts=adapts)
 
     def __iter__(self) -> Iterator[Batch]:
+        if self._reporter is None or self.dataset.run.config.adapt is None:
+            yield from self._iterate()
+            return
+        self._reporter.start()  # what a trainer that was killed left undecided is decided before chunks are drawn
+        try:
+            yield from self._iterate()
+        finally:
+            self._reporter.close()
+
+    def _iterate(self) -> Iterator[Batch]:
         if not self.num_workers:
             yield from self._batches(self.dataset.deliveries())
             return
@@ -72,8 +93,35 @@ class Loader(Generic[Item]):
             deliveries = _in_turn(scheduler.attend(iter(workers)), self.num_workers)
             yield from self._batches(scheduler.watch(deliveries))
 
+    def report(self, step: int, loss_sum: Any, num_tokens: Any) -> None:
+        """Say what a training step made of its batches; rank 0 passes it on, other ranks need not but may.
+
+        It takes microseconds: a thread stores many steps at a time, and waits for the GPU in the trainer's place. Of a
+        step that is reported again, also after a resume, nothing is taken. Should the lake be thousands of steps
+        behind, their sums are added up; none is dropped.
+
+        Args:
+            step: the number of the training step; numbers grow, and may leave gaps where there are no losses.
+            loss_sum: summed losses in nats of all ranks and micro-batches, shape (K,), K components.
+            num_tokens: tokens with a loss, shape (K,).
+
+        Raises:
+            ConfigError: a shape or the step is wrong.
+            MixlakeError: an earlier step could not be stored, or the policy failed.
+        """
+        if self._reporter is not None:
+            chunk = self.dataset.chunks_reached()
+            version = self._weights_version
+            self._reporter.report(step, loss_sum, num_tokens, weights_version=version, chunk=chunk)
+
+    def flush(self) -> None:
+        """Wait until everything that was reported is stored, and taken in by the run's policy."""
+        if self._reporter is not None:
+            self._reporter.flush()
+
     def state_dict(self) -> dict[str, Any]:
-        """Return where the trainer stands: small, JSON, positions only."""
+        """Return where the trainer stands: small, JSON, positions only. What was reported until now is stored first."""
+        self.flush()
         return self.dataset.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -88,6 +136,8 @@ class Loader(Generic[Item]):
         while batch := list(islice(deliveries, self.batch_size)):
             for delivery in batch:
                 self.dataset.note(delivery)
+                if isinstance(delivery.item, PackedSequence):
+                    self._weights_version = max(self._weights_version or 0, delivery.item.weights_version)
             yield self.dataset.collate([delivery.item for delivery in batch])
 
 
@@ -105,6 +155,7 @@ def make_loader(
     timeout: float = 300.0,
     cache_bytes: int = 256 << 20,
     multiprocessing_context: str = "forkserver",
+    adapt: bool = True,
 ) -> Loader[Any]:
     """Return a loader of a run's batches: packed tokens, or samples where ``tokenizer`` is None.
 
@@ -124,6 +175,7 @@ def make_loader(
         timeout: seconds to wait for a chunk that another process schedules.
         cache_bytes: bound of decoded row groups kept, per process.
         multiprocessing_context: ``forkserver`` or ``spawn``.
+        adapt: whether rank 0 adapts the run's weights, where it is declared to; else ``mixlake adapt`` does.
 
     Raises:
         ConfigError: a number is out of range, or the tokenizer cannot be loaded.
@@ -147,6 +199,7 @@ def make_loader(
         batch_size=batch_size,
         num_workers=num_workers,
         multiprocessing_context=multiprocessing_context,
+        adapt=adapt,
     )
 
 
