@@ -17,10 +17,10 @@ from mixlake.catalog import ConfigError, MixlakeError
 from mixlake.catalog.tokenizers import TokenizerSpec
 from mixlake.loaders.collate import Batch
 from mixlake.loaders.lanes import Delivery, LaneDataset
-from mixlake.loaders.packing import PackedSequence
 from mixlake.loaders.reporting import Reporter
 from mixlake.loaders.samples import SampleDataset
 from mixlake.loaders.scheduling import BackgroundScheduler
+from mixlake.loaders.sequences import PackedSequence
 from mixlake.loaders.tokens import TokenDataset
 from mixlake.mixing import Run
 

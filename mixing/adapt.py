@@ -75,25 +75,29 @@ class Adapt:
         Raises:
             ConfigError: the class cannot be imported, is no policy, or its options or the bounds are wrong.
         """
-        policy = _make(self.policy, setting)
-        return policy if self.bounds == Bounds() else Bounded(policy, setting, self.bounds)
+        policy = _make(self.policy, setting, "adapt.policy")
+        return policy if self.bounds == Bounds() else Bounded(setting, policy=policy, **asdict(self.bounds))
 
 
-def _make(declaration: Mapping[str, Any], setting: Setting) -> Policy:
-    """Return an object of the class that a declaration names; nothing but classes with a policy's verbs is called."""
+def _make(declaration: Mapping[str, Any], setting: Setting, path: str) -> Policy:
+    """Return a policy, with the policies that its options declare; nothing but classes of policies is called."""
     target = declaration.get(_TARGET)
     if not isinstance(target, str):
-        raise ConfigError(f"adapt.policy.{_TARGET} is {target!r}; expected the dotted name of a policy's class")
-    found = _imported(target, f"adapt.policy.{_TARGET}")
-    options = {key: value for key, value in declaration.items() if key != _TARGET}
+        raise ConfigError(f"{path}.{_TARGET} is {target!r}; expected the dotted name of a policy's class")
+    found = _imported(target, f"{path}.{_TARGET}")
+    options = {
+        key: _make(value, setting, f"{path}.{key}") if isinstance(value, Mapping) and _TARGET in value else value
+        for key, value in declaration.items()
+        if key != _TARGET
+    }
     names = list(inspect.signature(found).parameters)[1:]
     for name in options:
         if name not in names:
-            raise ConfigError(f"adapt.policy has no {name!r}; {target} has: {listed(names)}.{nearest(name, names)}")
+            raise ConfigError(f"{path} has no {name!r}; {target} has: {listed(names)}.{nearest(name, names)}")
     try:
         policy: Policy = found(setting, **options)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"adapt.policy: {target}: {error}") from error
+        raise ConfigError(f"{path}: {target}: {error}") from error
     return policy
 
 

@@ -21,9 +21,8 @@ COMPONENTS = ("a", "b", "c")
 def losses(step: int) -> StepLosses:
     """What step ``step`` reports: the same whenever it is asked for."""
     tokens = np.array([step % 3, step % 2 * 5, step % 5 // 4], np.int64)
-    return StepLosses(
-        step=step, loss_sum=tokens * (0.1 + step), num_tokens=tokens, weights_version=1 + step // 7, chunk=step // 2
-    )
+    loss_sum = np.asarray(tokens * (0.1 + step), np.float64)
+    return StepLosses(step=step, loss_sum=loss_sum, num_tokens=tokens, weights_version=1 + step // 7, chunk=step // 2)
 
 
 def as_rows(steps: Sequence[StepLosses]) -> list[tuple[object, ...]]:
