@@ -180,13 +180,8 @@ def make_loader(
     Raises:
         ConfigError: a number is out of range, or the tokenizer cannot be loaded.
     """
-    common: dict[str, Any] = {
-        "rank": rank,
-        "world_size": world_size,
-        "lookahead": lookahead,
-        "timeout": timeout,
-        "cache_bytes": cache_bytes,
-    }
+    where: dict[str, Any] = {"rank": rank, "world_size": world_size}
+    common = {**where, "lookahead": lookahead, "timeout": timeout, "cache_bytes": cache_bytes}
     dataset: LaneDataset[Any]
     if tokenizer is None:
         dataset = SampleDataset(run, fields=fields, **common)
