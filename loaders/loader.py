@@ -147,6 +147,8 @@ def make_loader(
     batch_size: int,
     tokenizer: TokenizerSpec | None = "bytes",
     sequence_length: int = 1024,
+    packing: str = "concat",
+    overlap: int = 1,
     fields: Sequence[str] | None = None,
     num_workers: int = 0,
     rank: int = 0,
@@ -164,9 +166,10 @@ def make_loader(
     Args:
         run: the run.
         batch_size: sequences or samples per batch and rank.
-        tokenizer: ``bytes``, the path of a tokenizer file, a TokenizerFile, a callable from text to ids, or None for
-            samples.
+        tokenizer: ``bytes``, a tokenizer file (its path, or a TokenizerFile), a callable, or None for samples.
         sequence_length: tokens per sequence.
+        packing: ``concat`` cuts documents where a sequence ends; ``best_fit`` cuts only those longer than a sequence.
+        overlap: 1 if the label of a sequence's last position may be the first token of the next one, 0 if not.
         fields: for samples, the record fields to yield instead of the text; ``["*"]`` for all.
         num_workers: worker processes; 0 loads in this one. The batches are the same for any number.
         rank: this data-parallel rank.
@@ -186,16 +189,12 @@ def make_loader(
     if tokenizer is None:
         dataset = SampleDataset(run, fields=fields, **common)
     elif fields is None:
-        dataset = TokenDataset(run, tokenizer=tokenizer, sequence_length=sequence_length, **common)
+        common |= {"sequence_length": sequence_length, "packing": packing, "overlap": overlap}
+        dataset = TokenDataset(run, tokenizer=tokenizer, **common)
     else:
         raise ConfigError(f"fields={list(fields)} goes with tokenizer=None; tokens are made of the text alone")
-    return Loader(
-        dataset,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        multiprocessing_context=multiprocessing_context,
-        adapt=adapt,
-    )
+    workers: dict[str, Any] = {"num_workers": num_workers, "multiprocessing_context": multiprocessing_context}
+    return Loader(dataset, batch_size=batch_size, adapt=adapt, **workers)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -63,7 +63,8 @@ class ConcatPacker:
             TokenQueue(chunks, tokenizer, component, position)
             for component, position in zip(components, positions, strict=True)
         ]
-        self._shares = Shares(chunks, self._queues, shares_for(packing, shares_of), packing.length, state)
+        shares = shares_for(packing, shares_of)
+        self._shares = Shares(chunks, self._queues, shares, packing.length, state, slack=packing.length // 2)
         self._turn = max(1, packing.length // _TURNS_PER_SEQUENCE)
 
     def next(self) -> PackedSequence | None:

@@ -6,7 +6,7 @@ from its share, whatever the lengths of documents.
 
 A component may have to wait for its next document, which lies chunks ahead. The lane looks for it when the component
 is half a sequence behind, and never more than MAX_OPEN_CHUNKS ahead: how far it looks depends on the chunks alone, not
-on who schedules them when.
+on who schedules them when. Where the lane has nothing more of a component, the others share what it is owed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from mixlake.loaders.documents import LaneChunks
-from mixlake.mixing.quotas import SCALE
+from mixlake.mixing.quotas import SCALE, carried, without
 
 MAX_OPEN_CHUNKS = 64
 
@@ -41,6 +41,8 @@ class Shares:
         shares_of: Callable[[int], Sequence[int]],
         sequence_length: int,
         state: dict[str, Any] | None,
+        *,
+        slack: int,
     ) -> None:
         """Take up a lane.
 
@@ -50,7 +52,9 @@ class Shares:
             shares_of: from a weights version to integer shares out of SCALE, one per queue.
             sequence_length: T; the next document of a component that is T/2 tokens behind is looked for.
             state: what ``state`` gave, or None for the lane's start.
+            slack: how many tokens ahead a component may be and still get more, where all that are behind have none.
         """
+        self._slack = slack * SCALE
         self._chunks = chunks
         self._queues = queues
         self._shares_of = shares_of
@@ -59,11 +63,13 @@ class Shares:
         self.credits = credits + [0] * (len(queues) - len(credits))
         """Per component, its share of all tokens given out so far minus what it got, in tokens times SCALE."""
         self._num_open: int = state["num_open"] if state else chunks.first
+        self._gone: list[int] = list(state["gone"]) if state else []
         self._oldest = -1
         self.weights_version = 1
         """The weights that are in force: those of the oldest chunk that has tokens left."""
         self.shares: Sequence[int] = ()
         """Per component, out of SCALE."""
+        self._has_idle = False
 
     def available(self) -> list[int]:
         """Return the components that have tokens; empty where the lane ends. Opens more chunks where one has to."""
@@ -72,8 +78,12 @@ class Shares:
             oldest = min([self._queues[index].chunk_index for index in available], default=self._num_open)
             if oldest != self._oldest or not self.shares:
                 self._settle(oldest, bool(available))
+            if self._has_idle:
+                self.credits = list(carried(self.credits, self.shares))
             is_starving = len(available) < len(self._queues) and self._is_starving(available)
-            if not is_starving or self._num_open - oldest >= MAX_OPEN_CHUNKS or not self._open_another():
+            if not is_starving or self._num_open - oldest >= MAX_OPEN_CHUNKS:
+                return available
+            if not self._open_another() and not self._let_go(available):
                 return available
 
     def most_urgent(self, available: Sequence[int], turns: Sequence[int]) -> int:
@@ -101,8 +111,8 @@ class Shares:
             self.credits[component] -= SCALE * num
 
     def state(self) -> dict[str, Any]:
-        """Return every component's credit, and how many chunks are open."""
-        return {"credits": self.credits, "num_open": self._num_open}
+        """Return every component's credit, how many chunks are open, and which components will give nothing more."""
+        return {"credits": self.credits, "num_open": self._num_open, "gone": list(self._gone)}
 
     def _settle(self, oldest: int, is_there: bool) -> None:
         """Take the weights of the oldest chunk, and forget the chunks before it."""
@@ -111,11 +121,24 @@ class Shares:
             self._oldest, self.weights_version = oldest, current.chunk.weights_version
             self._chunks.close_before(oldest)
         self.shares = self._shares_of(self.weights_version)
+        for component in self._gone:
+            if any(share for index, share in enumerate(self.shares) if index != component):
+                self.shares, _ = without(component, self.shares, self.credits)
+        self._has_idle = not all(self.shares)
+
+    def _let_go(self, available: Sequence[int]) -> bool:
+        """Share out what components are owed that have nothing more in this lane, and say whether there are any."""
+        gone = [index for index, share in enumerate(self.shares) if share and index not in available]
+        if not available or not gone or not any(self.shares[index] for index in available):
+            return False
+        self._gone += gone
+        self._settle(self._oldest, is_there=False)
+        return True
 
     def _is_starving(self, available: Sequence[int]) -> bool:
         """Say if a component without a document is behind too far, or those with one are ahead too far."""
         credits, shares = self.credits, self.shares
-        if not any(shares[index] and credits[index] >= -self._limit // 2 for index in available):
+        if not any(shares[index] and credits[index] >= -self._slack for index in available):
             return True
         return any(
             share

@@ -7,6 +7,7 @@ from typing import Any
 
 from mixlake.catalog import ConfigError
 from mixlake.catalog.tokenizers import Tokenizer, TokenizerSpec, load_tokenizer, settled
+from mixlake.loaders.best_fit import BestFitPacker
 from mixlake.loaders.collate import Batch, collate_tokens
 from mixlake.loaders.documents import LaneChunks
 from mixlake.loaders.lanes import Lane, LaneDataset, Reading
@@ -14,12 +15,15 @@ from mixlake.loaders.packing import ConcatPacker, Packing
 from mixlake.loaders.sequences import PackedSequence
 from mixlake.mixing import Run, Unit
 
+_PACKERS: dict[str, type[ConcatPacker] | type[BestFitPacker]] = {"concat": ConcatPacker, "best_fit": BestFitPacker}
+
 
 class TokenDataset(LaneDataset[PackedSequence]):
     """Yields packed sequences of a fixed number of tokens.
 
     Where the mixture counts bytes or tokens, the declared shares hold in delivered tokens at every sequence, within
-    one sequence per component and lane; where it counts samples, documents follow in the order of the chunks.
+    one sequence per component and lane (see `mixlake.loaders.best_fit` for its own bound); where it counts samples,
+    documents follow in the order of the chunks.
     """
 
     def __init__(
@@ -28,6 +32,8 @@ class TokenDataset(LaneDataset[PackedSequence]):
         *,
         tokenizer: TokenizerSpec = "bytes",
         sequence_length: int = 1024,
+        packing: str = "concat",
+        overlap: int = 1,
         rank: int = 0,
         world_size: int = 1,
         lookahead: int | None = None,
@@ -40,6 +46,10 @@ class TokenDataset(LaneDataset[PackedSequence]):
             run: the run.
             tokenizer: ``bytes``, the path of a tokenizer file, a TokenizerFile, or a callable from text to ids.
             sequence_length: tokens per sequence.
+            packing: ``concat`` cuts documents where a sequence ends; ``best_fit`` cuts only those that are longer than
+                a sequence, and pads what nothing fits into.
+            overlap: 1 if the label of a sequence's last position is the first token of the next where the document
+                goes on there; 0 if it has no label then.
             rank: this data-parallel rank.
             world_size: number of data-parallel ranks; it must divide the run's lanes.
             lookahead: chunks to schedule at a time; four per lane where it is not given.
@@ -50,17 +60,17 @@ class TokenDataset(LaneDataset[PackedSequence]):
             ConfigError: world_size does not divide the lanes, rank or sequence_length is out of range, or the tokenizer
                 cannot be loaded.
         """
-        if sequence_length < 2:
-            raise ConfigError(f"sequence_length is {sequence_length}; expected 2 or more")
-        kind = f"tokens, sequence_length {sequence_length}"
+        _check_packing(sequence_length, packing, overlap)
+        loaded = load_tokenizer(tokenizer)  # refused here rather than in a worker
+        kind = f"tokens, sequence_length {sequence_length}, {packing}, overlap {overlap}, tokenizer {loaded.name}"
         reading = Reading.of(
             run, rank=rank, world_size=world_size, lookahead=lookahead, timeout=timeout, cache_bytes=cache_bytes
         )
         super().__init__(run, kind, reading)
-        loaded = load_tokenizer(tokenizer)  # refused here rather than in a worker
         self.tokenizer_spec = settled(tokenizer, loaded)
         num_components = None if run.program.unit is Unit.SAMPLES else len(self.components)
-        self.packing = Packing(length=sequence_length, num_components=num_components)
+        self.packing = Packing(length=sequence_length, overlap=overlap, num_components=num_components)
+        self._packer = _PACKERS[packing]
         self._tokenizer: Tokenizer | None = loaded
 
     def fields(self) -> Sequence[str] | None:
@@ -74,8 +84,17 @@ class TokenDataset(LaneDataset[PackedSequence]):
     def open_lane(self, chunks: LaneChunks, state: dict[str, Any] | None) -> Lane[PackedSequence]:
         """Return a lane of packed sequences."""
         self._tokenizer = self._tokenizer or load_tokenizer(self.tokenizer_spec)
-        return ConcatPacker(chunks, self._tokenizer, self.packing, self.run.shares, state)
+        return self._packer(chunks, self._tokenizer, self.packing, self.run.shares, state)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the tokenizer behind: each process loads its own."""
         return {**self.__dict__, "_tokenizer": None}
+
+
+def _check_packing(sequence_length: int, packing: str, overlap: int) -> None:
+    if sequence_length < 2:
+        raise ConfigError(f"sequence_length is {sequence_length}; expected 2 or more")
+    if packing not in _PACKERS:
+        raise ConfigError(f"packing is {packing!r}; expected one of {', '.join(_PACKERS)}")
+    if overlap not in (0, 1):
+        raise ConfigError(f"overlap is {overlap!r}; expected 0 or 1")

@@ -100,33 +100,40 @@ def test_samples_resume_at_any_position_several_times(
     lanes=st.sampled_from([1, 3, 4]),
     chunk_size=st.integers(3, 60),
     unit=st.sampled_from(["samples", "bytes"]),
-    length=st.sampled_from([61, 257]),
+    options=st.fixed_dictionaries(
+        {
+            "sequence_length": st.sampled_from([61, 257]),
+            "packing": st.sampled_from(["concat", "best_fit"]),
+            "overlap": st.integers(0, 1),
+        }
+    ),
     data=st.data(),
 )
 @settings(max_examples=8, deadline=None)
 def test_tokens_resume_at_any_position(
-    make_run: Any, lanes: int, chunk_size: int, unit: str, length: int, data: st.DataObject
+    make_run: Any, lanes: int, chunk_size: int, unit: str, options: dict[str, Any], data: st.DataObject
 ) -> None:
     run = make_run(lanes=lanes, chunk_size=chunk_size, unit=unit)
-    whole = [tokens_of(item) for item in TokenDataset(run, sequence_length=length, lookahead=200)]
+    whole = [tokens_of(item) for item in TokenDataset(run, lookahead=200, **options)]
     stop = data.draw(st.integers(1, len(whole) - 1))
-    dataset = TokenDataset(run, sequence_length=length)
+    dataset = TokenDataset(run, **options)
     items = iter(dataset)
     assert [tokens_of(next(items)) for _ in range(stop)] == whole[:stop]
-    resumed = TokenDataset(run, sequence_length=length)
+    resumed = TokenDataset(run, cache_bytes=1 << 16, **options)  # what is read at a time decides nothing
     resumed.load_state_dict(json.loads(json.dumps(dataset.state_dict())))
     assert [tokens_of(item) for item in resumed] == whole[stop:]
 
 
-def test_tokens_resume_after_every_single_sequence(make_run: Any) -> None:
+@pytest.mark.parametrize("packing", ["concat", "best_fit"])
+def test_tokens_resume_after_every_single_sequence(make_run: Any, packing: str) -> None:
     run = make_run(unit="bytes", filter="kind = 'note' AND num_bytes < 120", components=halves(), lanes=2, chunk_size=4)
-    dataset = TokenDataset(run, sequence_length=32)
+    dataset = TokenDataset(run, sequence_length=32, packing=packing)
     whole, states = [], [dataset.state_dict()]
     for item in dataset:
         whole.append(tokens_of(item))
         states.append(dataset.state_dict())
     for position, state in enumerate(states):
-        resumed = TokenDataset(run, sequence_length=32)
+        resumed = TokenDataset(run, sequence_length=32, packing=packing)
         resumed.load_state_dict(json.loads(json.dumps(state)))
         assert [tokens_of(item) for item in resumed] == whole[position:], position
 
@@ -248,7 +255,10 @@ def test_wrong_numbers_are_refused(make_run: Any, options: dict[str, int], messa
 def test_a_state_of_something_else_is_refused(make_run: Any) -> None:
     run: Run = make_run()
     state = TokenDataset(run, sequence_length=64).state_dict()
-    with pytest.raises(ConfigError, match="loader state is of kind 'tokens, sequence_length 64', but this loader has"):
+    with pytest.raises(
+        ConfigError,
+        match="loader state is of kind 'tokens, sequence_length 64, concat, overlap 1, tokenizer bytes', but",
+    ):
         TokenDataset(run, sequence_length=32).load_state_dict(state)
     with pytest.raises(ConfigError, match=f"loader state is of run '{run.name}', but this loader has"):
         TokenDataset(make_run(), sequence_length=64).load_state_dict(state)

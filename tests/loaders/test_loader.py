@@ -125,6 +125,8 @@ def test_a_killed_trainer_goes_on_with_the_batch_after_its_last(make_run: Any, t
             "multiprocessing_context is 'fork'; expected forkserver",
         ),
         ({"sequence_length": 1}, "sequence_length is 1; expected 2 or more"),
+        ({"packing": "tight"}, "packing is 'tight'; expected one of concat, best_fit"),
+        ({"overlap": 2}, "overlap is 2; expected 0 or 1"),
         ({"tokenizer": "no.json"}, "tokenizer 'no.json' is no file; expected 'bytes', or the path of a tokenizer file"),
         (
             {"tokenizer": 3},

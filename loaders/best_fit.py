@@ -1,0 +1,200 @@
+"""Packs a lane's documents into sequences without cutting those that fit into one (best-fit packing).
+
+Some documents wait, a bounded number. A sequence begins with one that has waited longest; after it comes the longest
+that still fits, again and again; what is left is padding. A document longer than a sequence fills sequences of its own,
+and what remains of it begins another. Ding et al., "Fewer Truncations Improve Language Modeling" (ICML 2024), pack
+whole corpora so; with a bounded number that waits, the lane can be left anywhere and taken up from their places.
+
+Where the mixture counts bytes or tokens, documents of every component wait. A sequence begins with the component that
+WF2Q names, and goes on with the one that is furthest behind and has a document that fits, unless that would put it
+more than a sequence ahead. So no component is ever more than one sequence ahead of its share, and none is further
+behind than the others together can be ahead: K - 1 sequences with K components. Padding does not count.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right, insort
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mixlake.catalog.tokenizers import Tokenizer
+from mixlake.loaders.documents import LaneChunks
+from mixlake.loaders.packing import Packing, positions_of, queue_components, shares_for
+from mixlake.loaders.sequences import PackedSequence, make_sequence
+from mixlake.loaders.shares import Shares
+from mixlake.loaders.token_queues import Run, TokenQueue
+
+_MAX_WAITING = 64
+"""Documents that wait in a lane, of all components together."""
+_MIN_WAITING = 4
+"""Documents that wait in each component, however many there are."""
+
+
+class BestFitPacker:
+    """Fills sequences with whole documents."""
+
+    def __init__(
+        self,
+        chunks: LaneChunks,
+        tokenizer: Tokenizer,
+        packing: Packing,
+        shares_of: Callable[[int], Sequence[int]],
+        state: dict[str, Any] | None,
+    ) -> None:
+        """Take up a lane.
+
+        Args:
+            chunks: the lane's chunks.
+            tokenizer: for the documents.
+            packing: how to make sequences.
+            shares_of: from a weights version to integer shares out of SCALE, one per component.
+            state: what ``state`` gave, or None for the lane's start.
+        """
+        self._packing = packing
+        self._pad_id = tokenizer.pad_id
+        components = queue_components(packing)
+        waiting = state["waiting"] if state else []
+        waiting = [*waiting, *([[]] * (len(components) - len(waiting)))]
+        positions = positions_of(state["queues"] if state else [], len(components), chunks.first)
+        num_waiting = max(_MIN_WAITING, _MAX_WAITING // len(components))
+        self._buffers = []
+        for component, places, position in zip(components, waiting, positions, strict=True):
+            queue = TokenQueue(chunks, tokenizer, component, places[0] if places else position)
+            self._buffers.append(_Buffer(queue, num_waiting))
+            if state and places:
+                self._buffers[-1].restore(places, position, state["num_open"])
+        shares = shares_for(packing, shares_of)
+        self._shares = Shares(chunks, self._buffers, shares, packing.length, state, slack=0)  # whole turns may follow
+
+    def next(self) -> PackedSequence | None:
+        """Return the next sequence, or None where the lane ends."""
+        length, version = self._packing.length, 0
+        runs: list[Run] = []
+        space = length
+        while space:
+            run = self._next_run(space, is_first=not runs)
+            if run is None:
+                break
+            version = version or self._shares.weights_version
+            runs.append(run)
+            space -= run.stop - run.start
+        if not runs:
+            return None
+        return make_sequence(
+            runs, length=length, pad_id=self._pad_id, overlap=self._packing.overlap, weights_version=version
+        )
+
+    def state(self) -> dict[str, Any]:
+        """Return where the lane stands, as JSON can hold it: the places of what waits, and what is next."""
+        return {
+            "waiting": [buffer.places() for buffer in self._buffers],
+            "queues": [buffer.position() for buffer in self._buffers],
+            **self._shares.state(),
+        }
+
+    def _next_run(self, space: int, *, is_first: bool) -> Run | None:
+        shares, buffers = self._shares, self._buffers
+        available = shares.available()
+        if not available:
+            return None
+        if is_first:
+            turns = [min(space, buffer.oldest_length()) for buffer in buffers]
+            chosen = shares.most_urgent(available, turns)
+            run = buffers[chosen].take_oldest(space)
+            shares.charge(chosen, run.stop - run.start)
+            return run
+        for index in sorted(available, key=lambda index: (-shares.credits[index], index)):
+            fitting = buffers[index].take_longest(min(space, shares.room(index)))
+            if fitting is not None:
+                shares.charge(index, fitting.stop - fitting.start)
+                return fitting
+        return None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Waiting:
+    """A document that waits, or what is left of it."""
+
+    run: Run
+    place: list[int]
+    """Where its queue stood before it: lane chunk, document, token."""
+
+    @property
+    def length(self) -> int:
+        return self.run.stop - self.run.start
+
+
+class _Buffer:
+    """The documents of a queue that wait: by age, and by length."""
+
+    def __init__(self, queue: TokenQueue, max_waiting: int) -> None:
+        self._queue = queue
+        self._max_waiting = max_waiting
+        self._by_age: dict[int, _Waiting] = {}
+        self._by_length: list[tuple[int, int]] = []
+        self._num_seen = 0
+
+    @property
+    def chunk_index(self) -> int:
+        """The lane's chunk of the oldest document."""
+        oldest = next(iter(self._by_age.values()), None)
+        return self._queue.chunk_index if oldest is None else oldest.place[0]
+
+    def restore(self, places: Sequence[list[int]], position: list[int], num_open: int) -> None:
+        """Have those documents wait that did: read them again, up to where the queue stood."""
+        wanted = {(chunk, index) for chunk, index, _ in places}
+        while self._queue.has_tokens(num_open) and (place := self._queue.position()) < position:
+            run = self._take()
+            if (place[0], place[1]) in wanted:
+                self._add(_Waiting(run=run, place=place))
+
+    def has_tokens(self, num_open: int) -> bool:
+        """Fill the buffer from the lane's first ``num_open`` chunks, and say whether anything waits."""
+        while len(self._by_age) < self._max_waiting and self._queue.has_tokens(num_open):
+            place = self._queue.position()
+            self._add(_Waiting(run=self._take(), place=place))
+        return bool(self._by_age)
+
+    def oldest_length(self) -> int:
+        """Return the tokens of the document that has waited longest; 0 where none waits."""
+        oldest = next(iter(self._by_age.values()), None)
+        return 0 if oldest is None else oldest.length
+
+    def take_oldest(self, space: int) -> Run:
+        """Take the document that has waited longest, or as much of it as there is space for."""
+        number, oldest = next(iter(self._by_age.items()))
+        if oldest.length <= space:
+            return self._remove(number)
+        self._by_length.remove((oldest.length, -number))
+        stop = oldest.run.start + space
+        rest = _Waiting(run=oldest.run._replace(start=stop), place=[*oldest.place[:2], oldest.place[2] + space])
+        self._by_age[number] = rest
+        insort(self._by_length, (rest.length, -number))
+        return oldest.run._replace(stop=stop)
+
+    def take_longest(self, space: int) -> Run | None:
+        """Take the longest document that fits, of those the oldest; None where none does."""
+        index = bisect_right(self._by_length, (space, 0))
+        return self._remove(-self._by_length[index - 1][1]) if index else None
+
+    def places(self) -> list[list[int]]:
+        """Return the places of those that wait."""
+        return [waiting.place for waiting in self._by_age.values()]
+
+    def position(self) -> list[int]:
+        """Return where the queue stands behind them."""
+        return self._queue.position()
+
+    def _take(self) -> Run:
+        return self._queue.take(self._queue.whole_documents(1))
+
+    def _add(self, waiting: _Waiting) -> None:
+        self._by_age[self._num_seen] = waiting
+        insort(self._by_length, (waiting.length, -self._num_seen))
+        self._num_seen += 1
+
+    def _remove(self, number: int) -> Run:
+        waiting = self._by_age.pop(number)
+        self._by_length.remove((waiting.length, -number))
+        return waiting.run
