@@ -41,7 +41,8 @@ _FLAGS_WITH_VALUE = (
 )
 _OPEN_DICTS = ("properties.", "options.", "set.", "tokens_per_byte.")
 _GROUPS = ("mixture", "curriculum", "shuffle", "scale", "experiment", "dataset")
-_DECISIVE = ("seed", "chunk_size", "lanes", "length", "step", "tokens_per_byte")
+_ESTIMATE = ("tokens_per_byte", "tokenizer")
+_DECISIVE = ("seed", "chunk_size", "lanes", "length", "step", *_ESTIMATE)
 _QUIET = {
     "hydra/job_logging": "none",
     "hydra/hydra_logging": "none",
@@ -94,10 +95,14 @@ def _with_other_run(name: str, arguments: Sequence[str], folder: Path) -> list[s
     is_fork = name == "fork"
     if run.config.parent is not None and not is_fork:
         raise ConfigError(f"run {source!r} goes on from {run.config.parent!r}; fork that one instead")
-    kept = [key for key in _DECISIVE if not is_fork or key not in ("chunk_size", "lanes")]
+    left_out = {"chunk_size", "lanes"} if is_fork else set()
+    if any(key in values for key in _ESTIMATE):
+        left_out.update(_ESTIMATE)
     if is_fork and "mixture" in values:
-        kept.remove("tokens_per_byte")
         values.setdefault("curriculum", "null")
+        if run.config.estimate(is_kept=False)["tokenizer"] is None:
+            left_out.update(_ESTIMATE)  # of other components
+    kept = [key for key in _DECISIVE if key not in left_out]
     chosen = [override for group, override in write_declaration(run, folder, kept).items() if group not in values]
     return [f"hydra.searchpath=[file://{folder}]", *chosen, *given]
 

@@ -64,7 +64,7 @@ def read_mixture(config: DictConfig) -> Mixture:
 
 def read_settings(config: DictConfig) -> dict[str, Any]:
     """Return what a run is declared with besides its mixture, as `mixlake.mixing.Run.start` and `fork` take it."""
-    keys = ("curriculum", "seed", "chunk_size", "lanes", "length", "step", "tokens_per_byte")
+    keys = ("curriculum", "seed", "chunk_size", "lanes", "length", "step", "tokens_per_byte", "tokenizer")
     return {key: plain(config[key]) for key in keys if key in config}
 
 
@@ -83,7 +83,7 @@ def write_declaration(run: Run, folder: Path, keys: Sequence[str]) -> dict[str, 
         "lanes": config.lanes,
         "length": config.length and config.length.to_dict(),
         "step": config.step and config.step.to_dict(),
-        "tokens_per_byte": config.resolution.tokens_per_byte,
+        **config.estimate(is_kept=False),
     }
     groups: dict[str, dict[str, Any]] = {
         "mixture": config.mixture.to_dict(),

@@ -100,6 +100,7 @@ class DeclaredConfig(LakeConfig):
     length: Any = None
     step: Any = None
     tokens_per_byte: Any = None
+    tokenizer: str | None = None
 
 
 @dataclass(kw_only=True)
@@ -130,6 +131,7 @@ class ForkConfig(LakeConfig):
     length: Any = None
     step: Any = None
     tokens_per_byte: Any = None
+    tokenizer: str | None = None
 
 
 @dataclass(kw_only=True)

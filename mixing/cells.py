@@ -158,7 +158,9 @@ def check_unit_property(columns: pa.Schema, unit: Unit, name: str | None, where:
     if name is None:
         return
     if name not in columns.names:
-        estimate = "; or give tokens_per_byte, to estimate it from num_bytes" if name == "num_tokens" else ""
+        estimate = (
+            "; or give a tokenizer (or tokens_per_byte), to estimate it from num_bytes" if name == "num_tokens" else ""
+        )
         raise ConfigError(
             f"mixture.unit is {unit.value}, so every sample needs a property {name!r}; {where} has: "
             f"{listed(columns.names)}.{nearest(name, columns.names)}{estimate}"

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mixlake.catalog import Catalog
+from mixlake.catalog.tokenizers import TokenizerSpec
 from mixlake.mixing.cells import CellPlan
 from mixlake.mixing.curriculum import Curriculum
 from mixlake.mixing.forecast import Forecast, forecast
@@ -64,6 +65,10 @@ class Explanation:
     """Of the first stage."""
     warnings: tuple[str, ...]
     """What one would regret."""
+    tokens_per_byte: Mapping[str, float] | None = None
+    """By component, where tokens are estimated."""
+    measurement: Mapping[str, Any] | None = None
+    """What that rests on, where it was measured (see `Resolution`)."""
 
     def table(self) -> Table:
         """Return the components as a table."""
@@ -97,6 +102,19 @@ class Explanation:
                 table.add_row(Text("" if number else stage.name), Text(c.name), *row)
         return table
 
+    def ratio_table(self) -> Table:
+        """Return how tokens are estimated as a table."""
+        by = "as given" if self.measurement is None else f"measured with {self.measurement['tokenizer']}"
+        table = Table(box=box.SIMPLE_HEAD, title=f"tokens per byte, {by}", title_justify="left")
+        table.add_column("component", no_wrap=True)
+        columns = [] if self.measurement is None else ["documents", "bytes", "tokens"]
+        for name in ("tokens per byte", *columns):
+            table.add_column(name, justify="right")
+        for name, ratio in (self.tokens_per_byte or {}).items():
+            counts = [] if self.measurement is None else self.measurement["components"][name].values()
+            table.add_row(Text(name), f"{ratio:.4f}", *(f"{count:,}" for count in counts))
+        return table
+
     def notes(self) -> list[str]:
         """Return what the tables do not show, as sentences."""
         notes = [
@@ -117,6 +135,7 @@ class Explanation:
     def __rich__(self) -> Group:
         is_staged = len(self.forecast.stages) > 1 or self.has_length
         tables = [self.table(), *([self.stage_table()] if is_staged else [])]
+        tables += [self.ratio_table()] if self.tokens_per_byte else []
         return Group(*tables, *map(Text, self.notes()), *(Text(f"warning: {text}") for text in self.warnings))
 
     def __str__(self) -> str:
@@ -137,6 +156,7 @@ def explain(
     length: Mapping[str, Any] | None = None,
     step: Mapping[str, Any] | None = None,
     tokens_per_byte: float | Mapping[str, float] | None = None,
+    tokenizer: TokenizerSpec | None = None,
 ) -> Explanation:
     """Return what a run would find in the catalog, give, and run out of; nothing is written.
 
@@ -158,6 +178,7 @@ def explain(
         length=length,
         step=step,
         tokens_per_byte=tokens_per_byte,
+        tokenizer=tokenizer,
         composed=None,
     )
     plan = plan_cells(pinned, config.program())
@@ -186,6 +207,8 @@ def summarize(plan: CellPlan, config: RunConfig) -> Explanation:
         forecast=expected,
         locality=locality,
         warnings=(),
+        tokens_per_byte=config.tokens_per_byte,
+        measurement=config.resolution.measurement,
     )
     return replace(explanation, warnings=tuple(_warnings(explanation, int(plan.num_samples_C.sum()))))
 

@@ -65,6 +65,9 @@ class Resolution:
     components while a ramp leads from one stage to the other."""
     known: tuple[str, ...] = ()
     """Names of components whose ids are given already: those of a run that this one goes on from."""
+    measurement: Mapping[str, Any] | None = None
+    """What the ratios rest on, where they were measured: ``tokenizer`` (its name), ``source`` (what it is loaded from;
+    None for a function) and ``components`` (by name: num_documents, num_bytes, num_tokens)."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the resolution as JSON can hold it."""
@@ -76,6 +79,7 @@ class Resolution:
             "tokens_per_byte": self.tokens_per_byte,
             "flows": flows,
             "known": list(self.known),
+            "measurement": self.measurement,
         }
 
     @classmethod
@@ -87,7 +91,8 @@ class Resolution:
             filter=state["filter"],
             tokens_per_byte=state["tokens_per_byte"],
             flows=tuple(state["flows"]),
-            known=tuple(state.get("known", ())),  # runs that were started before there were forks have none
+            known=tuple(state.get("known", ())),  # runs of earlier versions have none
+            measurement=state.get("measurement"),
         )
 
 

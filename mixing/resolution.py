@@ -13,12 +13,14 @@ from datafusion import DataFrame
 from mixlake.catalog import Catalog, ConfigError
 from mixlake.catalog.errors import listed, nearest
 from mixlake.catalog.sql import check_predicate
+from mixlake.catalog.tokenizers import TokenizerSpec
 from mixlake.mixing.cells import CellPlan, check_unit_property, find_cells
 from mixlake.mixing.curriculum import Curriculum
 from mixlake.mixing.extents import Clock
 from mixlake.mixing.inference import find_groups, inferred_shares
 from mixlake.mixing.mixture import Component, Inference, Kind, Mixture, OnExhausted, OrderBy, Rules, Unit
 from mixlake.mixing.program import Leaf, Program, Resolution, make_program, with_shares
+from mixlake.mixing.token_ratios import TokenRatios
 
 _MAX_PROBES = 200_000
 """Samples that the bands of an ordered component are measured on."""
@@ -30,6 +32,7 @@ def resolve(
     curriculum: Curriculum | None = None,
     *,
     tokens_per_byte: float | Mapping[str, float] | None = None,
+    tokenizer: TokenizerSpec | None = None,
 ) -> Resolution:
     """Return what a mixture and a curriculum mean at the catalog's version.
 
@@ -38,19 +41,20 @@ def resolve(
         mixture: the run's mixture.
         curriculum: its stages, if it has any.
         tokens_per_byte: estimates tokens from bytes, for all components or by name.
+        tokenizer: measures such estimates.
 
     Raises:
         QueryError: a predicate is wrong.
         ConfigError: a name is unknown, or a property is missing.
+        DataError: a document that is measured cannot be read.
     """
     samples = catalog.samples()
     where = f"samples@{catalog.version}"
-    is_estimated = tokens_per_byte is not None
-    _check_estimate(mixture.unit, is_estimated, samples)
+    ratios = TokenRatios.declared(catalog, mixture.unit, tokens_per_byte, tokenizer)
     stages = [] if curriculum is None else curriculum.stages
     mixtures = [("mixture", mixture)]
     mixtures += [(f"curriculum.stages.{s.name}.mixture", s.mixture) for s in stages if s.mixture is not None]
-    resolved = {path: _resolve_mixture(samples, found, path, where, tokens_per_byte) for path, found in mixtures}
+    resolved = {path: _resolve_mixture(samples, found, path, where, ratios) for path, found in mixtures}
     by_stage: list[tuple[str, Mixture, tuple[Leaf, ...]]] = []
     for stage in stages:
         path, found = f"curriculum.stages.{stage.name}.mixture", stage.mixture
@@ -61,9 +65,13 @@ def resolve(
     if not by_stage:
         by_stage = [("mixture", mixture, resolved["mixture"])]
     condition, all_leaves = _common_filter(by_stage)
+    if ratios is None:
+        return Resolution(stages=all_leaves, filter=condition, tokens_per_byte=None)
     names = list(dict.fromkeys(leaf.name for leaves in all_leaves for leaf in leaves))
+    ratios.check_names(names)
+    found_ratios = {name: ratios.found[name] for name in names}
     return Resolution(
-        stages=all_leaves, filter=condition, tokens_per_byte=_ratios(tokens_per_byte, names) if is_estimated else None
+        stages=all_leaves, filter=condition, tokens_per_byte=found_ratios, measurement=ratios.measurement()
     )
 
 
@@ -137,8 +145,10 @@ def _resolve_mixture(
     mixture: Mixture,
     path: str,
     where: str,
-    tokens_per_byte: float | Mapping[str, float] | None,
+    ratios: TokenRatios | None,
 ) -> tuple[Leaf, ...]:
+    unit = mixture.unit.property_name if ratios is None else Unit.BYTES.property_name
+    check_unit_property(samples.schema(), mixture.unit, unit, where)
     if mixture.filter is not None:
         check_predicate(samples, mixture.filter, f"{path}.filter", where)
         samples = samples.filter(samples.parse_sql_expr(mixture.filter))
@@ -148,7 +158,9 @@ def _resolve_mixture(
         leaves = (_leaf("all", path, 1.0, mixture.rules),)
     else:
         assert mixture.inference is not None
-        leaves = _inferred(samples, mixture, mixture.inference, path, where, tokens_per_byte)
+        leaves = _inferred(samples, mixture, mixture.inference, path, where, ratios)
+    if ratios is not None:
+        ratios.of(leaves, samples)
     orders = _orders(mixture, leaves)
     return tuple(
         leaf if order is None else replace(leaf, bands=_bands(samples, leaf, order, where))
@@ -194,21 +206,20 @@ def _inferred(
     inference: Inference,
     path: str,
     where: str,
-    tokens_per_byte: float | Mapping[str, float] | None,
+    ratios: TokenRatios | None,
 ) -> tuple[Leaf, ...]:
-    is_estimated = tokens_per_byte is not None
-    unit = Unit.BYTES.property_name if is_estimated else mixture.unit.property_name
-    check_unit_property(samples.schema(), mixture.unit, unit, where)
+    unit = mixture.unit.property_name if ratios is None else Unit.BYTES.property_name
     groups = find_groups(samples, inference.by, "1" if unit is None else f'"{unit}"', f"{path}.by", where)
     if not groups:
         raise ConfigError(f"{path}: no sample passes the filter in {where}")
-    ratios = _ratios(tokens_per_byte, [group.name for group in groups]) if is_estimated else {}
-    units = [group.num_units * ratios.get(group.name, 1.0) for group in groups]
+    leaves = [
+        replace(_leaf(group.name, f"{path} ({group.name})", 0.0, mixture.rules), requires=group.predicates)
+        for group in groups
+    ]
+    found = {} if ratios is None else ratios.of(leaves, samples)
+    units = [group.num_units * found.get(group.name, 1.0) for group in groups]
     shares = inferred_shares(units, inference, path)
-    return tuple(
-        replace(_leaf(group.name, f"{path} ({group.name})", share, mixture.rules), requires=group.predicates)
-        for group, share in zip(groups, shares, strict=True)
-    )
+    return tuple(replace(leaf, share=share) for leaf, share in zip(leaves, shares, strict=True))
 
 
 def _leaf(name: str, path: str, share: float, rules: Rules) -> Leaf:
@@ -282,30 +293,3 @@ def _common_filter(
         tuple(replace(leaf, requires=(mixture.filter, *leaf.requires)) if mixture.filter else leaf for leaf in leaves)
         for _, mixture, leaves in stages
     )
-
-
-def _check_estimate(unit: Unit, is_estimated: bool, samples: DataFrame) -> None:
-    if not is_estimated:
-        return
-    if unit is not Unit.TOKENS:
-        raise ConfigError(f"tokens_per_byte is given, but the mixture counts {unit.value}; leave it out")
-    if Unit.TOKENS.property_name in samples.schema().names:
-        raise ConfigError(
-            "tokens_per_byte is given, but the property 'num_tokens' counts tokens; leave one of them out"
-        )
-
-
-def _ratios(tokens_per_byte: float | Mapping[str, float] | None, names: Sequence[str]) -> dict[str, float]:
-    """Return tokens per byte by component."""
-    given = tokens_per_byte if isinstance(tokens_per_byte, Mapping) else dict.fromkeys(names, tokens_per_byte)
-    for name in names:
-        if name not in given:
-            raise ConfigError(f"tokens_per_byte lacks component {name!r}; it has: {listed(given)}")
-    for name, ratio in given.items():
-        if name not in names:
-            raise ConfigError(
-                f"tokens_per_byte: no component {name!r}; there are: {listed(names)}{nearest(name, names)}"
-            )
-        if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not 0 < ratio <= 16:
-            raise ConfigError(f"tokens_per_byte.{name} is {ratio!r}; expected a number up to 16")
-    return {name: float(given[name] or 0) for name in names}

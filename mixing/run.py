@@ -15,6 +15,7 @@ from mixlake.catalog.errors import listed, nearest
 from mixlake.catalog.lake import Fence, arrow_dataset
 from mixlake.catalog.pins import closed_error, is_collected, pin_fence
 from mixlake.catalog.records import Progress
+from mixlake.catalog.tokenizers import TokenizerSpec
 from mixlake.mixing.adapt import Adapt
 from mixlake.mixing.cells import CellPlan
 from mixlake.mixing.chunks import Chunk, ChunkLog, Delivery, delivery
@@ -67,6 +68,7 @@ class Run:
         step: Mapping[str, Any] | None = None,
         tokens_per_byte: float | Mapping[str, float] | None = None,
         adapt: Adapt | Mapping[str, Any] | None = None,
+        tokenizer: TokenizerSpec | None = None,
         composed: Mapping[str, Any] | None = None,
     ) -> Run:
         """Declare a run at the catalog's version; its weights become version 1. Nothing is written if it is refused.
@@ -85,6 +87,7 @@ class Run:
             tokens_per_byte: estimates tokens from ``num_bytes``, for all components or by name.
             adapt: ``{policy: {_target_: …}, interval: …, tolerance: …, delay: …}``, see `mixlake.mixing.Adapt`: how
                 the weights follow what training reports; None is not at all.
+            tokenizer: measures that on some documents of each component; what it finds is stored with the run.
             composed: the config that all this was composed from; it is stored with the run.
 
         Raises:
@@ -106,13 +109,16 @@ class Run:
             step=step,
             tokens_per_byte=tokens_per_byte,
             adapt=adapt,
+            tokenizer=tokenizer,
             composed=composed,
         )
-        plan = plan_cells(pinned, config.program())
-        return cls._write(catalog, config.settled(plan), plan)
+        return cls._write(catalog, config, plan_cells(pinned, config.program()))
 
     @classmethod
-    def _write(cls, catalog: Catalog, config: RunConfig, plan: CellPlan) -> Run:
+    def _write(cls, catalog: Catalog, config: RunConfig, plan: CellPlan, parent: Run | None = None) -> Run:
+        config = config.settled(plan)
+        if parent is not None:
+            Schedule(catalog, config, plan, parent._schedule).check_beginning()
         row = pa.Table.from_pylist([config.to_row()], schema=schema.TABLES[schema.RUNS].columns)
         lake, version = catalog.lake, config.catalog_version
         fences = [Fence(application=f"run:{config.name}", seen=-1, number=0), pin_fence(version)]
@@ -203,6 +209,7 @@ class Run:
         step: Mapping[str, Any] | None = None,
         tokens_per_byte: float | Mapping[str, float] | None = None,
         adapt: Adapt | Mapping[str, Any] | None = None,
+        tokenizer: TokenizerSpec | None = None,
         catalog: Catalog | None = None,
         composed: Mapping[str, Any] | None = None,
     ) -> Run:
@@ -223,6 +230,7 @@ class Run:
             step: what one training step takes on all ranks.
             tokens_per_byte: estimates tokens from ``num_bytes``.
             adapt: how the weights follow what training reports; the policy begins anew.
+            tokenizer: measures that anew, as it does of another mixture where it did for this run.
             catalog: another version of the same lake.
             composed: the config that all this was composed from.
 
@@ -241,14 +249,13 @@ class Run:
             "step": step,
             "tokens_per_byte": tokens_per_byte,
             "adapt": adapt,
+            "tokenizer": tokenizer,
             "composed": composed,
         }
         config = fork_config(self.config, self.components, pinned, name, at_chunk, changes)
         consumed = self._schedule.consumed(at_chunk, pinned)
         plan = plan_cells(pinned, config.program(), consumed)
-        config = config.settled(plan)
-        Schedule(pinned, config, plan, self._schedule).check_beginning()
-        return Run._write(pinned, config, plan)
+        return Run._write(pinned, config, plan, parent=self)
 
     def _checked_fork(self, name: str, at_chunk: int, catalog: Catalog) -> Catalog:
         """Return the catalog version of a fork, whose name and beginning are possible."""

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from mixlake.catalog import Catalog, ConfigError
+from mixlake.catalog.tokenizers import TokenizerSpec
 from mixlake.mixing.adapt import Adapt
 from mixlake.mixing.cells import CellPlan
 from mixlake.mixing.curriculum import Curriculum
@@ -65,6 +66,7 @@ class RunConfig:
         step: Extent | Mapping[str, Any] | None,
         tokens_per_byte: float | Mapping[str, float] | None,
         adapt: Adapt | Mapping[str, Any] | None = None,
+        tokenizer: TokenizerSpec | None,
         composed: Mapping[str, Any] | None,
     ) -> RunConfig:
         """Return the config of a run over the catalog's version.
@@ -94,7 +96,7 @@ class RunConfig:
             catalog_version=catalog.version,
             mixture=mixture,
             curriculum=curriculum,
-            resolution=resolve(catalog, mixture, curriculum, tokens_per_byte=tokens_per_byte),
+            resolution=resolve(catalog, mixture, curriculum, tokens_per_byte=tokens_per_byte, tokenizer=tokenizer),
             seed=seed,
             chunk_size=chunk_size,
             lanes=lanes,
@@ -126,6 +128,17 @@ class RunConfig:
     def tokens_per_byte(self) -> Mapping[str, float] | None:
         """What tokens are estimated by, if they are."""
         return self.resolution.tokens_per_byte
+
+    def estimate(self, *, is_kept: bool) -> dict[str, Any]:
+        """Return the arguments of `declare` that estimate tokens as this run does.
+
+        Args:
+            is_kept: whether the components are the same; of others a tokenizer measures the ratios anew.
+        """
+        source = self.resolution.measurement and self.resolution.measurement["source"]
+        if source is None or is_kept:
+            return {"tokens_per_byte": self.tokens_per_byte, "tokenizer": None}
+        return {"tokens_per_byte": None, "tokenizer": source}
 
     @property
     def config_hash(self) -> str:
@@ -206,10 +219,12 @@ def fork_config(
         "lanes": parent.lanes,
         "length": parent.length,
         "step": parent.step,
-        "tokens_per_byte": parent.tokens_per_byte,
         "adapt": parent.adapt,
+        **parent.estimate(is_kept="mixture" not in given and "curriculum" not in given),
         "composed": None,
     }
+    if "tokens_per_byte" in given or "tokenizer" in given:
+        kept |= {"tokens_per_byte": None, "tokenizer": None}
     config = RunConfig.declare(catalog, name, **{**kept, **given})
     mine, other = parent.mixture.unit, config.mixture.unit
     if mine is not other:
