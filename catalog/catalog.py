@@ -354,7 +354,7 @@ class Catalog:
         """Run a query that can only read, and return its frame.
 
         Tables: `samples`, `files`, `skipped` and `datasets` (one row per part) as they are at this version; `runs`,
-        `weights`, `chunks` and `feedback` as they are now.
+        `weights`, `chunks`, `feedback` and `replaced` as they are now.
 
         Raises:
             QueryError: the query does not parse, names something unknown, or would write.
@@ -377,6 +377,8 @@ class Catalog:
         for name in tables:
             if name in frames:
                 frame = frames[name](context, self.lake, live)
+            elif not self.lake.has(name):  # a table that is younger than the lake, and still empty
+                frame = context.from_arrow(schema.TABLES[name].columns.empty_table())
             else:  # not as tables of deltalake's own provider: their frames die with the session that made them
                 is_root = name == schema.DATASETS
                 table = self.lake.table_at(name, version) if is_root else self.lake.table(name)

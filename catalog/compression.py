@@ -112,6 +112,7 @@ class DecompressedContent:
         weakref.finalize(self, self._spill.close)
         weakref.finalize(self, self._stream.close)
         self._lock = threading.Lock()
+        self._damage: DataError | None = None
         self.num_bytes = 0
         """Bytes that are decompressed so far."""
 
@@ -122,11 +123,20 @@ class DecompressedContent:
             DataError: the file is damaged, or ends too early, before ``stop``.
         """
         with self._lock:
-            while self.num_bytes < stop and (chunk := self._stream.read(_CHUNK_BYTES)):
+            while self.num_bytes < stop and (chunk := self._next()):
                 self._spill.write(chunk)
                 self.num_bytes += len(chunk)
             self._spill.flush()
         return os.pread(self._spill.fileno(), stop - start, start)
+
+    def _next(self) -> bytes:
+        if self._damage is not None:  # what comes behind it is not what was there
+            raise self._damage
+        try:
+            return self._stream.read(_CHUNK_BYTES) or b""
+        except DataError as error:
+            self._damage = error
+            raise
 
 
 def decompressed_content(file: DataFile, cache: ReadCache) -> DecompressedContent:

@@ -23,6 +23,7 @@ CHUNKS = "chunks"
 FEEDBACK = "feedback"
 DECISIONS = "decisions"
 POLICIES = "policies"
+REPLACED = "replaced"
 
 DATASET = "dataset"
 REGISTRATION = "registration"
@@ -225,6 +226,24 @@ TABLES: dict[str, TableSchema] = {
                 pa.field("step", pa.int64()),
                 pa.field("state", pa.string()),
                 pa.field("created_at", TIMESTAMP),
+            ]
+        ),
+        partition_by=("run",),
+    ),
+    REPLACED: TableSchema(
+        columns=pa.schema(
+            [
+                pa.field("run", pa.string()),
+                pa.field("chunk", pa.int64()),
+                pa.field("component", pa.string()),
+                pa.field("registration", pa.string()),
+                pa.field("file_id", pa.int32()),
+                pa.field("row", pa.int64()),
+                pa.field("reason", pa.string()),
+                pa.field("by_registration", pa.string()),
+                pa.field("by_file_id", pa.int32()),
+                pa.field("by_row", pa.int64()),
+                pa.field("replaced_at", TIMESTAMP),
             ]
         ),
         partition_by=("run",),

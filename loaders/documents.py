@@ -13,7 +13,8 @@ import numpy as np
 
 from mixlake.catalog.records import IntArray
 from mixlake.loaders.feed import ChunkFeed
-from mixlake.loaders.reading import ChunkBuffer, SampleGroup, SampleReader
+from mixlake.loaders.groups import ChunkBuffer, SampleGroup
+from mixlake.loaders.reading import SampleReader
 from mixlake.mixing.chunks import Chunk, Delivery
 
 NO_LABEL = -100

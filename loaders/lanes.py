@@ -15,10 +15,13 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 from torch.utils.data import IterableDataset, get_worker_info
 
 from mixlake.catalog import ConfigError
+from mixlake.catalog.problems import OnError, checked_on_error
 from mixlake.loaders.collate import Batch
 from mixlake.loaders.documents import LaneChunks, first_index
 from mixlake.loaders.feed import ChunkFeed
+from mixlake.loaders.images import Images
 from mixlake.loaders.reading import SampleReader
+from mixlake.loaders.replacing import Replacements
 from mixlake.loaders.state import Identity, check_state, chunk_reached, lane_states, make_state
 from mixlake.mixing import Run
 
@@ -57,11 +60,21 @@ class Reading:
     timeout: float
     """Seconds to wait for a chunk that another process schedules."""
     cache_bytes: int
-    """Bound of decoded row groups kept, per process."""
+    """Bound of what is held of files in memory, per process."""
+    on_error: OnError
+    """What happens to samples that cannot be read."""
 
     @classmethod
     def of(
-        cls, run: Run, *, rank: int, world_size: int, lookahead: int | None, timeout: float, cache_bytes: int
+        cls,
+        run: Run,
+        *,
+        rank: int,
+        world_size: int,
+        lookahead: int | None,
+        timeout: float,
+        cache_bytes: int,
+        on_error: str = OnError.RAISE,
     ) -> Reading:
         """Return it checked for a run.
 
@@ -76,7 +89,14 @@ class Reading:
         chunks = 4 * lanes if lookahead is None else lookahead
         if chunks < 1:
             raise ConfigError(f"lookahead is {lookahead}; expected a number of chunks, 1 or more")
-        return cls(rank=rank, world_size=world_size, lookahead=chunks, timeout=timeout, cache_bytes=cache_bytes)
+        return cls(
+            rank=rank,
+            world_size=world_size,
+            lookahead=chunks,
+            timeout=timeout,
+            cache_bytes=cache_bytes,
+            on_error=checked_on_error(on_error),
+        )
 
 
 class LaneDataset(IterableDataset[Item], Generic[Item]):
@@ -110,6 +130,10 @@ class LaneDataset(IterableDataset[Item], Generic[Item]):
     def fields(self) -> Sequence[str] | None:
         """Return the record fields to read; None for all."""
         raise NotImplementedError
+
+    def images(self) -> Images | None:
+        """Return what decodes images, if any are asked for."""
+        return None
 
     def collate(self, items: Sequence[Item]) -> Batch:
         """Return items as a batch."""
@@ -178,7 +202,12 @@ class LaneDataset(IterableDataset[Item], Generic[Item]):
         schedules = get_worker_info() is None and reading.rank == 0
         feed = ChunkFeed(run, schedules=schedules, lookahead=reading.lookahead, timeout=reading.timeout)
         reader = SampleReader(
-            run.catalog, fields=self.fields(), cache_bytes=reading.cache_bytes, num_lanes=max(1, len(numbers))
+            run.catalog,
+            fields=self.fields(),
+            cache_bytes=reading.cache_bytes,
+            num_lanes=max(1, len(numbers)),
+            replacements=Replacements(run) if reading.on_error is OnError.SKIP else None,
+            images=self.images(),
         )
         opened = {}
         for lane in numbers:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from multiprocessing import get_context
 from multiprocessing.context import BaseContext
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypedDict, TypeVar, Unpack
 
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from mixlake.catalog import ConfigError, MixlakeError
+from mixlake.catalog.errors import listed
 from mixlake.catalog.tokenizers import TokenizerSpec
 from mixlake.loaders.collate import Batch
 from mixlake.loaders.lanes import Delivery, LaneDataset
@@ -141,6 +142,15 @@ class Loader(Generic[Item]):
             yield self.dataset.collate([delivery.item for delivery in batch])
 
 
+class SampleOptions(TypedDict, total=False):
+    """What `make_loader` passes on to `SampleDataset`."""
+
+    fields: Sequence[str] | None
+    images: Sequence[str] | bool
+    transform: Callable[[dict[str, Any]], Any] | None
+    collate: Callable[[Sequence[Any]], Any] | None
+
+
 def make_loader(
     run: Run,
     *,
@@ -149,15 +159,16 @@ def make_loader(
     sequence_length: int = 1024,
     packing: str = "concat",
     overlap: int = 1,
-    fields: Sequence[str] | None = None,
     num_workers: int = 0,
     rank: int = 0,
     world_size: int = 1,
     lookahead: int | None = None,
     timeout: float = 300.0,
     cache_bytes: int = 256 << 20,
+    on_error: str = "raise",
     multiprocessing_context: str = "forkserver",
     adapt: bool = True,
+    **samples: Unpack[SampleOptions],
 ) -> Loader[Any]:
     """Return a loader of a run's batches: packed tokens, or samples where ``tokenizer`` is None.
 
@@ -170,29 +181,30 @@ def make_loader(
         sequence_length: tokens per sequence.
         packing: ``concat`` cuts documents where a sequence ends; ``best_fit`` cuts only those longer than a sequence.
         overlap: 1 if the label of a sequence's last position may be the first token of the next one, 0 if not.
-        fields: for samples, the record fields to yield instead of the text; ``["*"]`` for all.
         num_workers: worker processes; 0 loads in this one. The batches are the same for any number.
         rank: this data-parallel rank.
         world_size: number of data-parallel ranks; it must divide the run's lanes.
         lookahead: chunks to schedule in advance; four per lane where it is not given.
         timeout: seconds to wait for a chunk that another process schedules.
-        cache_bytes: bound of decoded row groups kept, per process.
+        cache_bytes: bound of what is held of files in memory, per process, in bytes as they lie in the files.
+        on_error: ``raise``, or ``skip`` to deliver other samples in the place of those that cannot be read.
         multiprocessing_context: ``forkserver`` or ``spawn``.
         adapt: whether rank 0 adapts the run's weights, where it is declared to; else ``mixlake adapt`` does.
+        **samples: for samples, ``fields``, ``images``, ``transform`` and ``collate`` of `SampleDataset`.
 
     Raises:
         ConfigError: a number is out of range, or the tokenizer cannot be loaded.
     """
-    where: dict[str, Any] = {"rank": rank, "world_size": world_size}
-    common = {**where, "lookahead": lookahead, "timeout": timeout, "cache_bytes": cache_bytes}
+    where: dict[str, Any] = {"rank": rank, "world_size": world_size, "lookahead": lookahead, "timeout": timeout}
+    common = {**where, "cache_bytes": cache_bytes, "on_error": on_error}
+    of_tokens: dict[str, Any] = {"sequence_length": sequence_length, "packing": packing, "overlap": overlap}
     dataset: LaneDataset[Any]
     if tokenizer is None:
-        dataset = SampleDataset(run, fields=fields, **common)
-    elif fields is None:
-        common |= {"sequence_length": sequence_length, "packing": packing, "overlap": overlap}
-        dataset = TokenDataset(run, tokenizer=tokenizer, **common)
+        dataset = SampleDataset(run, **samples, **common)
+    elif not samples:
+        dataset = TokenDataset(run, tokenizer=tokenizer, **of_tokens, **common)
     else:
-        raise ConfigError(f"fields={list(fields)} goes with tokenizer=None; tokens are made of the text alone")
+        raise ConfigError(f"{listed(samples)} goes with tokenizer=None; tokens are made of the text alone")
     workers: dict[str, Any] = {"num_workers": num_workers, "multiprocessing_context": multiprocessing_context}
     return Loader(dataset, batch_size=batch_size, adapt=adapt, **workers)
 

@@ -1,110 +1,70 @@
-"""Reads samples where they lie: by file, row and byte range, only the fields that are needed, in groups of megabytes.
-
-A chunk is read in groups: consecutive samples of its delivery order, of a bounded number of bytes, read file by file
-and handed out by column. How a chunk is grouped decides when something is read, never what comes in which order.
-"""
+"""Reads samples where they lie: by file, row and byte range, only the fields that are needed."""
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow.dataset as pads
 
-from mixlake.catalog import Catalog, DataError, DataFile
+from mixlake.catalog import Catalog, DataError, DataFile, Span, schema
 from mixlake.catalog.columns import WHOLE, Columns, read_columns
 from mixlake.catalog.data_files import check_unchanged
-from mixlake.catalog.fields import parse_path, token_ids
+from mixlake.catalog.fields import parse_path
 from mixlake.catalog.formats import get_format
+from mixlake.catalog.frames import files_by_registration
 from mixlake.catalog.publishing import registered_files
 from mixlake.catalog.read_cache import ReadCache
 from mixlake.catalog.records import FieldPath, IntArray
 from mixlake.catalog.spans import Spans, ranges
-from mixlake.mixing.chunks import Chunk, Delivery
+from mixlake.loaders.images import Images
+from mixlake.loaders.replacing import Replacements, Unreadable
+from mixlake.mixing.chunks import Chunk
 
-Address = tuple[str, int, int]
-"""Where a sample is: (registration, file_id, row)."""
 _MAX_GROUP_BYTES = 4 << 20
 """Larger groups are not faster, and the first sample of every lane waits for a whole one."""
-_MAX_SAMPLES = 1 << 14
 _NUM_THREADS = 2
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SampleGroup:
-    """Some samples of a chunk, in delivery order, by column: one entry per sample everywhere."""
-
-    contents: list[Any]
-    """Value of each sample's text field as it was read: a ``str``, or a list or array of token ids."""
-    columns: Columns
-    """The other fields that were asked for; under `WHOLE` the records."""
-    components: list[int]
-    registrations: list[str]
-    file_ids: list[int]
-    rows: list[int]
-    text_fields: dict[str, FieldPath]
-    """Path of the text field, by registration."""
-
-    def __len__(self) -> int:
-        return len(self.components)
-
-    def address(self, index: int) -> Address:
-        """Return where a sample is."""
-        return self.registrations[index], self.file_ids[index], self.rows[index]
-
-    def content(self, index: int) -> str | IntArray:
-        """Return a sample's text, or its token ids where it is tokenized already.
-
-        Raises:
-            DataError: the field holds neither.
-        """
-        value = self.contents[index]
-        if isinstance(value, str):
-            return value
-        ids = token_ids(value)
-        if ids is None:
-            raise DataError(
-                f"{self.place(index)} is {type(value).__name__}, expected text or token ids; "
-                "leave such samples out with mixture.filter"
-            )
-        return ids
-
-    def checked_contents(self) -> list[str | IntArray]:
-        """Return every sample's content.
-
-        Raises:
-            DataError: a field holds neither text nor token ids.
-        """
-        if set(map(type, self.contents)) <= {str}:
-            return self.contents
-        return [self.content(index) for index in range(len(self))]
-
-    def place(self, index: int) -> str:
-        """Name the field that holds a sample's content, for messages."""
-        registration, file_id, row = self.address(index)
-        return f"{registration}, file {file_id}, row {row}: field {'.'.join(self.text_fields[registration])!r}"
-
-
 class SampleReader:
-    """Reads intervals of chunks, in threads of its own; files are checked against what was registered."""
+    """Reads intervals of chunks, in threads of its own; files are checked against what was registered.
 
-    def __init__(self, catalog: Catalog, *, fields: Sequence[str] | None, cache_bytes: int, num_lanes: int = 1) -> None:
+    The threads end when nobody has the reader any more.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        *,
+        fields: Sequence[str] | None,
+        cache_bytes: int,
+        num_lanes: int = 1,
+        replacements: Replacements | None = None,
+        images: Images | None = None,
+    ) -> None:
         """Open the reader.
 
         Args:
             catalog: the run's catalog version.
             fields: the record fields to read beside the text; None for whole records.
-            cache_bytes: bound of what is kept decoded: a half for row groups and the like, a half for groups of
-                samples, of which every lane has two at a time.
+            cache_bytes: bound of what is held in memory, in bytes as they lie in files: groups of samples, of which
+                every lane has two at a time, and what is kept decoded, such as Parquet row groups.
             num_lanes: how many lanes share it.
+            replacements: of what cannot be read; None to raise errors.
+            images: the fields to decode; None for none.
         """
         self._catalog = catalog
-        self._cache = ReadCache(cache_bytes // 2)
-        self.group_bytes = max(1, min(_MAX_GROUP_BYTES, cache_bytes // 4 // num_lanes))
-        """Bound of a group of samples."""
+        self._images = images
+        self.replacements = replacements
+        """Where replacements are written down; None where what cannot be read is an error."""
+        held = max(1, min(_MAX_GROUP_BYTES, cache_bytes // 4 // num_lanes))
+        self.group_bytes = max(1, held // (images.expansion if images else 1))
+        """Bound of a group of samples, in bytes as they lie in their file."""
+        self._cache = ReadCache(cache_bytes - 2 * num_lanes * held)
         datasets = catalog.list_datasets()
         self._datasets = {name: dataset for dataset in datasets for name in dataset.registrations}
         self.text_fields = {name: parse_path(dataset.text) for name, dataset in self._datasets.items()}
@@ -151,19 +111,55 @@ class SampleReader:
             if not len(mine):
                 continue
             registration = chunk.registrations[registrations[mine[0]]]
-            found = self._read_file(registration, int(file_ids[mine[0]]), _spans(chunk, wanted[mine]))
+            found = self._read_sound(registration, int(file_ids[mine[0]]), _spans(chunk, wanted[mine]))
             where = ranges(first[mine], num_rows[mine]).tolist()
-            _put(contents, where, found[self.text_fields[registration]])
+            put(contents, where, found[self.text_fields[registration]])
             for path in self.fields:
-                _put(columns[path], where, found[path])
+                put(columns[path], where, found[path])
         return contents, columns
+
+    def _read_sound(self, registration: str, file_id: int, spans: Spans) -> Columns:
+        """Read rows of a file; those that cannot be read are found by bisection, where they are to be replaced."""
+        try:
+            return self._read_file(registration, file_id, spans)
+        except DataError as error:
+            if self.replacements is None:
+                raise
+            reason = str(error)
+        if len(spans) == 1 and spans.num_rows[0] == 1:
+            return {path: [Unreadable(reason)] for path in (self.text_fields[registration], *self.fields)}
+        if len(spans) == 1:
+            spans = self._rows_of(registration, file_id, spans[0])
+        middle = len(spans) // 2
+        halves = [self._read_sound(registration, file_id, half) for half in (spans[:middle], spans[middle:])]
+        return {path: halves[0][path] + halves[1][path] for path in halves[0]}
+
+    def _rows_of(self, registration: str, file_id: int, span: Span) -> Spans:
+        """Return a span's rows as spans of their own; the index knows where they lie."""
+        rows = np.arange(span.row_start, span.row_stop)
+        if span.byte_start < 0:
+            nowhere = np.full(len(rows), -1)
+            return Spans(row_start=rows, row_stop=rows + 1, byte_start=nowhere, byte_stop=nowhere)
+        lake, field = self._catalog.lake, pads.field
+        is_here = (field("file_id") == file_id) & (field("row") >= span.row_start) & (field("row") < span.row_stop)
+        columns = ["row", "byte_start", "byte_stop"]
+        with self._lock:
+            paths = files_by_registration(lake.table(schema.SAMPLES))[registration]
+            index = pads.dataset([os.path.join(lake.path(schema.SAMPLES), path) for path in paths])
+            found = index.to_table(columns=columns, filter=is_here)
+        found = found.sort_by("row")
+        starts, stops = (found[name].to_numpy() for name in columns[1:])
+        return Spans(row_start=rows, row_stop=rows + 1, byte_start=starts, byte_stop=stops)
 
     def _read_file(self, registration: str, file_id: int, spans: Spans) -> Columns:
         dataset = self._datasets[registration]
         file = self._file(registration, file_id)
         check_unchanged(file, dataset.name, registration)
         fields = list(dict.fromkeys([self.text_fields[registration], *self.fields]))
-        return read_columns(get_format(dataset.format), file, spans, fields, dataset.options, self._cache)
+        found = read_columns(get_format(dataset.format), file, spans, fields, dataset.options, self._cache)
+        if self._images is not None:
+            self._images.decode(found, file, spans)
+        return found
 
     def _file(self, registration: str, file_id: int) -> DataFile:
         with self._lock:
@@ -173,91 +169,10 @@ class SampleReader:
             return self._files[registration][file_id]
 
 
-class ChunkBuffer:
-    """The samples of one chunk by delivery position, read group by group.
-
-    An interval is read once, as a whole, with the first of its samples that is due, and its other samples are kept.
-    """
-
-    def __init__(self, chunk: Chunk, order: Delivery, reader: SampleReader) -> None:
-        self._chunk = chunk
-        self._order = order
-        self._reader = reader
-        intervals = chunk.intervals
-        self._num_rows = intervals.row_stop - intervals.row_start
-        self._first = np.cumsum(self._num_rows) - self._num_rows
-        sample = self._first[order.interval] + order.row - intervals.row_start[order.interval]
-        num_samples = len(sample)
-        self._position = np.empty(num_samples, np.int64)
-        self._position[sample] = np.arange(num_samples)  # of every sample, counted through the intervals
-        full = np.cumsum(reader.num_bytes(chunk)[order.interval]) // reader.group_bytes
-        is_start = (np.diff(full, prepend=-1) > 0) | (np.arange(num_samples) % _MAX_SAMPLES == 0)
-        self._group_starts = np.append(np.flatnonzero(is_start), num_samples)
-        self._contents: list[Any] = [None] * num_samples
-        self._columns: Columns = {path: [None] * num_samples for path in reader.fields}
-        self._read_of_interval = np.full(len(intervals), -1, np.int64)
-        self._reads: list[tuple[IntArray, Future[tuple[list[Any], Columns]]] | None] = []
-
-    def group_stop(self, position: int) -> int:
-        """Return the position behind the group to which the sample at a delivery position belongs."""
-        return int(self._group_starts[np.searchsorted(self._group_starts, position, side="right")])
-
-    def prefetch(self, position: int) -> None:
-        """Begin to read the group of the sample at a delivery position, unless that has been done."""
-        group = int(np.searchsorted(self._group_starts, position, side="right")) - 1
-        start, stop = self._group_starts[group : group + 2]
-        intervals = np.unique(self._order.interval[start:stop])
-        intervals = intervals[self._read_of_interval[intervals] < 0]
-        if len(intervals):
-            self._read_of_interval[intervals] = len(self._reads)
-            self._reads.append((intervals, self._reader.submit(lambda: self._reader.read(self._chunk, intervals))))
-
-    def take(self, positions: IntArray) -> SampleGroup:
-        """Return the samples at some delivery positions of one group, in that order; each can be taken once.
-
-        Raises:
-            DataError: a file is gone, has changed, or cannot be read.
-        """
-        self.prefetch(int(positions[0]))
-        interval = self._order.interval[positions]
-        for number in np.unique(self._read_of_interval[interval]).tolist():
-            self._settle(number)
-        places, intervals = positions.tolist(), self._chunk.intervals
-        registrations = self._chunk.registrations
-        return SampleGroup(
-            contents=_take(self._contents, places),
-            columns={path: _take(column, places) for path, column in self._columns.items()},
-            components=self._order.component[positions].tolist(),
-            registrations=[registrations[number] for number in intervals.registration[interval].tolist()],
-            file_ids=intervals.file_id[interval].tolist(),
-            rows=self._order.row[positions].tolist(),
-            text_fields=self._reader.text_fields,
-        )
-
-    def _settle(self, number: int) -> None:
-        """Wait for a read, and put what it brought where it belongs."""
-        read = self._reads[number]
-        if read is None:
-            return
-        intervals, future = read
-        contents, columns = future.result()
-        where = self._position[ranges(self._first[intervals], self._num_rows[intervals])].tolist()
-        _put(self._contents, where, contents)
-        for path, column in columns.items():
-            _put(self._columns[path], where, column)
-        self._reads[number] = None
-
-
-def _put(target: list[Any], where: Sequence[int], values: Sequence[Any]) -> None:
+def put(target: list[Any], where: Sequence[int], values: Sequence[Any]) -> None:
+    """Set the entries of a list at some places."""
     for index, value in zip(where, values, strict=True):
         target[index] = value
-
-
-def _take(source: list[Any], where: Sequence[int]) -> list[Any]:
-    taken = [source[index] for index in where]
-    for index in where:
-        source[index] = None
-    return taken
 
 
 def _spans(chunk: Chunk, wanted: IntArray) -> Spans:

@@ -14,7 +14,7 @@ import numpy as np
 from mixlake.catalog.records import IntArray
 from mixlake.catalog.token_lists import IdArray
 from mixlake.loaders.documents import NO_LABEL
-from mixlake.loaders.reading import Address
+from mixlake.loaders.replacing import Address
 from mixlake.loaders.token_queues import Run
 
 

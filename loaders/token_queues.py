@@ -17,7 +17,7 @@ from mixlake.catalog import DataError
 from mixlake.catalog.token_lists import IdArray, TokenLists, narrowed
 from mixlake.catalog.tokenizers import Tokenizer
 from mixlake.loaders.documents import LaneChunks, SampleQueue
-from mixlake.loaders.reading import SampleGroup
+from mixlake.loaders.groups import SampleGroup
 
 _MAX_CHARACTERS = 1 << 18
 """Text that is tokenized at a time: what is waited for before a lane's first token."""

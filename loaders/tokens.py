@@ -39,6 +39,7 @@ class TokenDataset(LaneDataset[PackedSequence]):
         lookahead: int | None = None,
         timeout: float = 300.0,
         cache_bytes: int = 256 << 20,
+        on_error: str = "raise",
     ) -> None:
         """Open a run's tokens.
 
@@ -54,7 +55,8 @@ class TokenDataset(LaneDataset[PackedSequence]):
             world_size: number of data-parallel ranks; it must divide the run's lanes.
             lookahead: chunks to schedule at a time; four per lane where it is not given.
             timeout: seconds to wait for a chunk that another process schedules.
-            cache_bytes: bound of decoded row groups kept.
+            cache_bytes: bound of what is held of files in memory, per process, in bytes as they lie in the files.
+            on_error: ``raise``, or ``skip`` to deliver other samples in the place of those that cannot be read.
 
         Raises:
             ConfigError: world_size does not divide the lanes, rank or sequence_length is out of range, or the tokenizer
@@ -64,7 +66,13 @@ class TokenDataset(LaneDataset[PackedSequence]):
         loaded = load_tokenizer(tokenizer)  # refused here rather than in a worker
         kind = f"tokens, sequence_length {sequence_length}, {packing}, overlap {overlap}, tokenizer {loaded.name}"
         reading = Reading.of(
-            run, rank=rank, world_size=world_size, lookahead=lookahead, timeout=timeout, cache_bytes=cache_bytes
+            run,
+            rank=rank,
+            world_size=world_size,
+            lookahead=lookahead,
+            timeout=timeout,
+            cache_bytes=cache_bytes,
+            on_error=on_error,
         )
         super().__init__(run, kind, reading)
         self.tokenizer_spec = settled(tokenizer, loaded)
