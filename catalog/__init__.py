@@ -11,6 +11,7 @@ from mixlake.catalog.records import BatchFunction, DataFile, Dataset, Part, Prop
 from mixlake.catalog.refresh import Refreshed
 from mixlake.catalog.removal import Removed
 from mixlake.catalog.text_properties import Language, NumTokens
+from mixlake.catalog.tokenizing import tokenize
 
 __all__ = [
     "BatchFunction",
@@ -40,4 +41,5 @@ __all__ = [
     "ScheduleError",
     "Span",
     "propose_properties",
+    "tokenize",
 ]

@@ -30,10 +30,10 @@ from mixlake.catalog.read_cache import ReadCache
 from mixlake.catalog.records import Block, DataFile, FieldPath, FilePart, IntArray, Problem, Span
 from mixlake.catalog.spans import Spans
 
-_HEADER = struct.Struct("<9sQBQQ")
-_MAGIC = b"MMIDIDX\0\0"
-_VERSION = 1
-_TOKEN_TYPES = {1: np.uint8, 2: np.int8, 3: np.int16, 4: np.int32, 5: np.int64, 8: np.uint16}
+HEADER = struct.Struct("<9sQBQQ")
+MAGIC = b"MMIDIDX\0\0"
+VERSION = 1
+TOKEN_TYPES = {1: np.uint8, 2: np.int8, 3: np.int16, 4: np.int32, 5: np.int64, 8: np.uint16}
 _NOT_INTEGERS = {6: "float64", 7: "float32"}
 _DOCUMENTS_PER_PART = 1 << 20
 _DOCUMENTS_PER_BLOCK = 1 << 17
@@ -89,7 +89,7 @@ class MegatronFormat:
     ) -> list[dict[str, Any]]:
         """Return the documents of the spans, in their order, with as few reads as their ranges allow."""
         del options
-        index = cache.get((file.uri, file.modified_us, "index"), lambda: (_index(file), _HEADER.size))
+        index = cache.get((file.uri, file.modified_us, "index"), lambda: (_index(file), HEADER.size))
         needs_tokens = fields is None or ("tokens",) in fields
         contents = read_ranges(file, spans, cache) if needs_tokens else [memoryview(b"")] * len(spans)
         records: list[dict[str, Any]] = []
@@ -116,7 +116,7 @@ class MegatronFormat:
             records = self.read(file, spans, fields, options, cache)
             return {path: [record.get(path[0]) for record in records] for path in fields}
         key = (file.uri, file.modified_us)
-        index = cache.get((*key, "index"), lambda: (_index(file), _HEADER.size))
+        index = cache.get((*key, "index"), lambda: (_index(file), HEADER.size))
         content = cache.get((*key, "mapped"), lambda: (mapped(file.uri), 0))
         return {("tokens",): _tokens(file, spans, index, content)}
 
@@ -175,22 +175,22 @@ def _index(file: DataFile) -> _Index:
         content = mapped(path)
     except DataError as error:
         raise _refusal(file, f"needs {str(error).replace(': ', ', which ', 1)}") from error
-    if len(content) < _HEADER.size or bytes(content[: len(_MAGIC)]) != _MAGIC:
+    if len(content) < HEADER.size or bytes(content[: len(MAGIC)]) != MAGIC:
         raise _refusal(file, f"{path} is not an index of Megatron's (MMIDIDX), or it is torn")
-    _, version, code, num_sequences, num_bounds = _HEADER.unpack_from(content)
-    if version != _VERSION or code not in _TOKEN_TYPES:
-        held = f"version {version}" if version != _VERSION else f"items of type {_NOT_INTEGERS.get(code, code)}"
-        raise _refusal(file, f"{path} has {held}; expected version {_VERSION} and items of an integer type")
-    size_plain = _HEADER.size + num_sequences * (4 + 8) + num_bounds * 8
+    _, version, code, num_sequences, num_bounds = HEADER.unpack_from(content)
+    if version != VERSION or code not in TOKEN_TYPES:
+        held = f"version {version}" if version != VERSION else f"items of type {_NOT_INTEGERS.get(code, code)}"
+        raise _refusal(file, f"{path} has {held}; expected version {VERSION} and items of an integer type")
+    size_plain = HEADER.size + num_sequences * (4 + 8) + num_bounds * 8
     if len(content) not in (size_plain, size_plain + num_sequences):
         raise _refusal(file, f"{path} is torn: {len(content)} bytes, where its header says {size_plain}")
     arrays = []
-    offset = _HEADER.size
+    offset = HEADER.size
     for count, kind in ((num_sequences, "<i4"), (num_sequences, "<i8"), (num_bounds, "<i8"), (num_sequences, "i1")):
         arrays.append(np.frombuffer(content[offset : offset + count * int(kind[-1])], kind))
         offset += count * int(kind[-1])
     index = _Index(
-        token_type=np.dtype(_TOKEN_TYPES[code]).newbyteorder("<"),
+        token_type=np.dtype(TOKEN_TYPES[code]).newbyteorder("<"),
         lengths=arrays[0],
         pointers=arrays[1],
         document_bounds=arrays[2],

@@ -8,8 +8,16 @@ from dataclasses import dataclass
 from omegaconf import DictConfig
 from rich.console import Console
 
-from mixlake.catalog import Catalog, ConfigError, propose_properties
-from mixlake.conf.composed import open_catalog, plain, read_mixture, read_properties, read_settings, read_source
+from mixlake.catalog import Catalog, ConfigError, propose_properties, tokenize
+from mixlake.conf.composed import (
+    open_catalog,
+    plain,
+    read_mixture,
+    read_properties,
+    read_settings,
+    read_source,
+    read_tokenizer,
+)
 from mixlake.conf.display import ProgressDisplay, print_frame
 from mixlake.mixing import Run, explain, list_runs
 
@@ -94,6 +102,24 @@ def _add(config: DictConfig, console: Console) -> None:
             config.name, read_source(config.source), plain(config.to), replace=config.replace, progress=progress
         )
     console.print(f"{config.name} is added; datasets@{version}", markup=False)
+
+
+def _tokenize(config: DictConfig, console: Console) -> None:
+    catalog = Catalog.open(config.lake)
+    tokenizer = read_tokenizer(config.tokenizer)
+    with ProgressDisplay(console, f"tokenizing {config.name}") as progress:
+        version = tokenize(
+            catalog,
+            config.name,
+            config.into,
+            config.to,
+            tokenizer=tokenizer,
+            replace=config.replace,
+            progress=progress,
+        )
+    counts = catalog.sql(f"SELECT sum(num_tokens) AS n FROM samples WHERE dataset = '{config.into}'").to_pylist()
+    num_samples = catalog.dataset(config.into).num_samples
+    console.print(f"{config.into}: {counts[0]['n'] or 0:,} tokens of {num_samples:,} samples; datasets@{version}")
 
 
 def _unregister(config: DictConfig, console: Console) -> None:
@@ -216,6 +242,9 @@ COMMANDS = {
     "diff": Command(summary="compare two catalog versions", function=_diff),
     "refresh": Command(summary="bring a dataset up to date with its files", function=_refresh, positional="name"),
     "add": Command(summary="give samples one property more", function=_add, positional="source"),
+    "tokenize": Command(
+        summary="write a dataset's tokens once, and register them", function=_tokenize, positional="name"
+    ),
     "unregister": Command(summary="take a dataset away", function=_unregister, positional="name"),
     "remove": Command(summary="take samples out of their datasets, by predicate", function=_remove, positional="where"),
     "gc": Command(summary="collect old catalog versions that no run is pinned to", function=_gc),

@@ -11,6 +11,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from mixlake.catalog import Catalog, ConfigError
+from mixlake.catalog.tokenizers import TokenizerFile, TokenizerSpec
 from mixlake.mixing import Mixture, Run
 
 FROM_RUN = "from_run"
@@ -34,6 +35,21 @@ def read_source(node: Any) -> Any:
     if "_target_" in declared:
         return _instance(declared)
     return {key: read_source(value) for key, value in declared.items()}
+
+
+def read_tokenizer(node: Any) -> TokenizerSpec:
+    """Return a tokenizer as it was composed: ``bytes``, a path, or the fields of a TokenizerFile.
+
+    Raises:
+        ConfigError: it has other fields.
+    """
+    given = plain(node)
+    if not isinstance(given, dict):
+        return str(given)
+    try:
+        return TokenizerFile(**{**given, "special_tokens": tuple((given.get("special_tokens") or {}).items())})
+    except TypeError as error:
+        raise ConfigError(f"tokenizer is {given}: {error}; fields: {', '.join(TokenizerFile.__slots__)}") from error
 
 
 def read_properties(node: Any) -> dict[str, Any]:

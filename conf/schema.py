@@ -214,6 +214,16 @@ class AddConfig(LakeConfig):
     replace: bool = MISSING
 
 
+@dataclass(kw_only=True)
+class TokenizeConfig(DatasetConfig):
+    """`mixlake tokenize`."""
+
+    into: str = MISSING
+    to: str = MISSING
+    tokenizer: Any = MISSING
+    replace: bool = MISSING
+
+
 SCHEMAS: dict[str, type[LakeConfig]] = {
     "demo": DemoConfig,
     "register": RegisterConfig,
@@ -223,6 +233,7 @@ SCHEMAS: dict[str, type[LakeConfig]] = {
     "diff": DiffConfig,
     "refresh": RefreshConfig,
     "add": AddConfig,
+    "tokenize": TokenizeConfig,
     "unregister": DatasetConfig,
     "remove": RemoveConfig,
     "gc": GcConfig,

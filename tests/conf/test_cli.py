@@ -180,6 +180,15 @@ def test_a_run_is_started_scheduled_and_traced(call: Call) -> None:
     assert re.search(rf"^ +2 +german +0 +1 +de +{row[1]} +0 +{row[2]} ", lineage, re.M)
 
 
+def test_tokens_are_written_once_and_registered(call: Call) -> None:
+    call("register", "lake=own", "name=de", "uri=de.jsonl")
+    told = call("tokenize", "de", "lake=own", "into=ids", "to=ids", "tokenizer=bytes")
+    assert re.match(r"ids: 230 tokens of 40 samples; datasets@\d+\n", told)
+    assert "230" in call("sql", "lake=own", "SELECT sum(num_tokens) AS n FROM samples WHERE dataset = 'ids'")
+    message = call("tokenize", "de", "lake=own", "into=x", "to=x", "tokenizer={path: no.json, end: x}", code=2)
+    assert "unexpected keyword argument 'end'; fields: path, bos, eos, library, pattern, special_tokens" in message
+
+
 def test_scheduling_to_the_end_says_so(call: Call) -> None:
     call("run", "name=short", "chunk_size=64", *own_mixture())
     assert call("schedule", "run=short").strip() == "3 chunks; the last one is 2, which ends the run"
