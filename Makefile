@@ -1,6 +1,6 @@
 PYTHON ?= python3
 ARGS ?=
-BENCHMARKS ?= registering querying start schedule commits reading
+BENCHMARKS ?= registering querying start schedule commits reading loading
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help

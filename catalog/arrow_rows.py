@@ -27,10 +27,16 @@ class Decoded:
     """Whether all of it can be looked into; if not, single rows may."""
 
     @classmethod
-    def sized(cls, table: pa.Table) -> tuple[Decoded, int]:
-        """Return a decoded table, looked through once, and its bytes."""
+    def sized(cls, table: pa.Table, *, is_trusted: bool) -> tuple[Decoded, int]:
+        """Return a decoded table and its bytes.
+
+        Args:
+            table: the columns.
+            is_trusted: whether a decoder has made its offsets, as Parquet's does; else all of it is looked through.
+                Text that is not UTF-8 is noticed when it becomes a string.
+        """
         try:
-            table.validate(full=True)
+            table.validate(full=not is_trusted)
         except ARROW_ERRORS:
             return cls(table=table, is_sound=False), table.nbytes
         return cls(table=table, is_sound=True), table.nbytes

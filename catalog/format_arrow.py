@@ -238,7 +238,9 @@ def _decoder(
 
     def decode(number: int) -> Decoded:
         key = (file.uri, file.modified_us, number, columns)
-        decoded: Decoded = cache.get(key, lambda: Decoded.sized(_record_batch(file, layout, number, columns)))
+        decoded: Decoded = cache.get(
+            key, lambda: Decoded.sized(_record_batch(file, layout, number, columns), is_trusted=False)
+        )
         return decoded
 
     return decode

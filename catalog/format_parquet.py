@@ -131,7 +131,9 @@ def _decoder(
 
     def decode(group: int) -> Decoded:
         key = (file.uri, file.modified_us, group, wanted)
-        decoded: Decoded = cache.get(key, lambda: Decoded.sized(_row_group(file, layout[0], group, wanted)))
+        decoded: Decoded = cache.get(
+            key, lambda: Decoded.sized(_row_group(file, layout[0], group, wanted), is_trusted=True)
+        )
         return decoded
 
     return decode
