@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mixlake.catalog.records import IntArray
+from mixlake.mixing.unit_turns import unit_turns
 
 SCALE = 1 << 48
 """Shares are whole numbers of 1/SCALE; a weight is honoured to 4e-15."""
@@ -80,18 +81,31 @@ def fair_turns(
     start = -(-start >> _TIME_BITS)  # in whole units, as the clock is
     is_known = np.ones(len(size), bool)
     is_known[last_C] = [is_all[i] for i in present]
+    is_unit = bool((size == 1).all())
     size[last_C] = _NEVER
     horizon = start[~is_known].min(initial=_NEVER)
     jobs = np.flatnonzero(is_known)
     by_finish = jobs[np.argsort(finish[jobs], kind="stable")]
     rank = np.empty_like(start)
     rank[by_finish] = np.arange(len(by_finish))
+    if is_unit:
+        known = [slice(last - count + 1, last + is_known[last]) for last, count in zip(last_C, count_C, strict=True)]
+        found = unit_turns([start[part] for part in known], [rank[part] for part in known], min(num, int(horizon)))
+        if found is not None:
+            return _until_due(found, present, [len(sizes[index]) for index in present])
     by_start = jobs[np.argsort(start[jobs], kind="stable")]
     served = _serve(start[by_start].tolist(), rank[by_start].tolist(), size[by_finish].tolist(), num, int(horizon))
     order = by_finish[np.array(served, np.int64)]
     is_due = bool(served) and bool(size[order[-1]] == _NEVER)
     components = np.array(present, np.int64)[component[order[: len(order) - is_due]]]
     return Turns(components=components, is_due=is_due)
+
+
+def _until_due(turns: IntArray, present: Sequence[int], num_left: Sequence[int]) -> Turns:
+    """Return turns up to the first of a component that has none left."""
+    due = [np.flatnonzero(turns == index)[left:][:1] for index, left in enumerate(num_left)]
+    stop = int(np.concatenate(due).min(initial=len(turns)))
+    return Turns(components=np.array(present, np.int64)[turns[:stop]], is_due=stop < len(turns))
 
 
 def credits_after(shares: Sequence[int], credits: Sequence[int], units: Sequence[int]) -> tuple[int, ...]:
@@ -189,7 +203,9 @@ def _virtual_times(units: IntArray, flow: IntArray, shares: Sequence[int], credi
     num_digits = -(-int(within.max(initial=0)).bit_length() // _DIGIT_BITS)
     for shift in range((num_digits - 1) * _DIGIT_BITS, -1, -_DIGIT_BITS):
         digit = within >> shift & ((1 << _DIGIT_BITS) - 1)
-        more, remainder = np.divmod((remainder << _DIGIT_BITS) + digit * part, share)
+        dividend = (remainder << _DIGIT_BITS) + digit * part
+        more = dividend // share  # half the time of np.divmod
+        remainder = dividend - more * share
         quotient = (quotient << _DIGIT_BITS) + more
     exact = np.array(base, np.int64)[flow] + within * whole + quotient - (-(remainder + rest) // share)
     return np.where(within < units, _LATEST, exact)
