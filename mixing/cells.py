@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from datafusion import DataFrame
+from datafusion import DataFrame, Expr, column
 
 from mixlake.catalog import Catalog, ConfigError, QueryError
 from mixlake.catalog.errors import listed, nearest
@@ -21,7 +21,9 @@ from mixlake.mixing.mixture import Unit
 from mixlake.mixing.program import Leaf, Program
 
 _BITS_PER_WORD = 62
-_CONSUMED = "word_consumed"
+_ADDRESS = ("registration", "file_id", "block", "row", "byte_start", "byte_stop")
+CONSUMED = "word_consumed"
+"""How often a row was drawn before the run began."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,7 +48,6 @@ class CellPlan:
     entry_cell_E: IntArray
     entry_block_E: IntArray
     entry_samples_E: IntArray
-    entry_units_E: IntArray
     num_samples_C: IntArray
     num_units_C: IntArray
     num_passes_C: IntArray
@@ -75,13 +76,16 @@ class CellPlan:
         return np.asarray(self.matches_CP[:, columns].all(axis=1))
 
 
-def index_frame(catalog: Catalog, program: Program, consumed: pa.Table | None = None) -> DataFrame:
+def index_frame(
+    catalog: Catalog, program: Program, consumed: pa.Table | None = None, *, values: Sequence[str] | None = None
+) -> DataFrame:
     """Return the filtered samples with the columns that planning needs: address, answer words, units.
 
     Args:
         catalog: at the run's version.
         program: what the run draws.
         consumed: rows that were drawn before the run began, and how many times, in a word of their own.
+        values: columns to return in place of the answers.
 
     Raises:
         ConfigError: the property that holds the units is missing.
@@ -91,23 +95,28 @@ def index_frame(catalog: Catalog, program: Program, consumed: pa.Table | None = 
     check_unit_property(samples.schema(), program.unit, unit, f"samples@{catalog.version}")
     if program.filter is not None:
         samples = samples.filter(samples.parse_sql_expr(program.filter))
-    predicates = program.predicates or ("true",)
+    units = "CAST(1 AS BIGINT)" if unit is None else f'CAST("{unit}" AS BIGINT)'
+    answers = word_expressions(samples, program.predicates, is_consumed=consumed is not None)
+    if values is not None:
+        answers = [column(f'"{name}"') for name in values if name not in _ADDRESS]
+    return samples.select(*_ADDRESS, *answers, samples.parse_sql_expr(units).alias("units"))
+
+
+def word_expressions(frame: DataFrame, predicates: Sequence[str], *, is_consumed: bool) -> list[Expr]:
+    """Return the answers to predicates as whole numbers, some dozens in each; and how often a row was drawn before."""
+    predicates = predicates or ("true",)
     words = [
-        samples.parse_sql_expr(_word(predicates[start : start + _BITS_PER_WORD])).alias(f"word_{number}")
+        frame.parse_sql_expr(_word(predicates[start : start + _BITS_PER_WORD])).alias(f"word_{number}")
         for number, start in enumerate(range(0, len(predicates), _BITS_PER_WORD))
     ]
-    units = "CAST(1 AS BIGINT)" if unit is None else f'CAST("{unit}" AS BIGINT)'
-    columns = ["registration", "file_id", "block", "row", "byte_start", "byte_stop"]
-    if consumed is not None:
-        words.append(samples.parse_sql_expr(_CONSUMED))
-    return samples.select(*columns, *words, samples.parse_sql_expr(units).alias("units"))
+    return [*words, *([frame.parse_sql_expr(CONSUMED)] if is_consumed else [])]
 
 
 def _with_consumed(catalog: Catalog, consumed: pa.Table) -> DataFrame:
     context = catalog.session()
     context.from_arrow(consumed, "consumed")
     return context.sql(
-        f"SELECT s.*, coalesce(c.times, 0) AS {_CONSUMED} FROM samples s LEFT JOIN consumed c "
+        f"SELECT s.*, coalesce(c.times, 0) AS {CONSUMED} FROM samples s LEFT JOIN consumed c "
         "ON s.registration = c.registration AND s.file_id = c.file_id AND s.row = c.row"
     )
 
@@ -216,8 +225,7 @@ def _plan(
         entry_cell_E=cell_E,
         entry_block_E=block_E,
         entry_samples_E=samples_E,
-        entry_units_E=units_E,
         num_samples_C=np.bincount(cell_E, samples_E, minlength=num_cells).astype(np.int64),
         num_units_C=np.bincount(cell_E, units_E, minlength=num_cells).astype(np.int64),
-        num_passes_C=words_CW[:, -1] if words[-1] == _CONSUMED else np.zeros(num_cells, np.int64),
+        num_passes_C=words_CW[:, -1] if words[-1] == CONSUMED else np.zeros(num_cells, np.int64),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from mixlake.catalog.errors import ScheduleError
@@ -14,7 +14,7 @@ from mixlake.mixing.extents import Axis
 from mixlake.mixing.program import Program
 from mixlake.mixing.quotas import carried
 
-_CURSOR_VERSION = 2
+_CURSOR_VERSION = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,8 +47,9 @@ class Cursor:
     """Per component, what it is owed, in units times `quotas.SCALE`."""
     passes: tuple[int, ...]
     """Per cell, the pass it is in: how often it was gone through."""
-    positions: tuple[int, ...]
-    """Per cell, how many samples of that pass are taken; fewer than it has."""
+    taken: tuple[tuple[int, ...], ...]
+    """Per cell and lane, how many samples of that pass are taken of those that the lane owns; of all that the cell has
+    some are left."""
     pending: tuple[Change, ...]
     """Changes that are to come, in the order of their chunks."""
     num_changes: int
@@ -61,13 +62,19 @@ class Cursor:
 
     @classmethod
     def start(
-        cls, program: Program, plan: CellPlan, parent: Cursor | None = None, standing: Sequence[int] | None = None
+        cls,
+        program: Program,
+        plan: CellPlan,
+        lanes: int,
+        parent: Cursor | None = None,
+        standing: Sequence[int] | None = None,
     ) -> Cursor:
         """Return the cursor of a run that has not begun.
 
         Args:
             program: what it draws. Its components begin with those of the parent.
             plan: where from.
+            lanes: the run's.
             parent: where the run stands that it goes on from. Its time goes on, and what components are owed.
             standing: shares that were set for the parent and hold on, if both draw the same.
         """
@@ -88,7 +95,7 @@ class Cursor:
             shares=shares,
             credits=carried([*credits, *[0] * (len(shares) - len(credits))], shares),
             passes=tuple(plan.num_passes_C.tolist()),
-            positions=(0,) * plan.num_cells,
+            taken=((0,) * (lanes if program.is_shuffled else 1),) * plan.num_cells,
             pending=(),
             num_changes=0,
             is_ended=False,
@@ -114,7 +121,8 @@ class Cursor:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the cursor as JSON can hold it."""
-        return {"version": _CURSOR_VERSION, **asdict(self)}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}  # not asdict: it copies every number
+        return {"version": _CURSOR_VERSION, **values, "pending": [asdict(change) for change in self.pending]}
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> Cursor:
@@ -130,5 +138,6 @@ class Cursor:
             key: tuple(value) if isinstance(value, list) else value for key, value in state.items()
         }
         del values["version"]
+        values["taken"] = tuple(map(tuple, state["taken"]))
         values["pending"] = tuple(Change(**change) for change in state["pending"])
         return cls(**values)

@@ -18,6 +18,8 @@ from datafusion import DataFrame
 
 from mixlake.catalog import Catalog
 from mixlake.catalog.records import IntArray
+from mixlake.catalog.spans import ranges
+from mixlake.mixing.answers import Answers, find_rows
 from mixlake.mixing.cells import CellPlan, index_frame
 from mixlake.mixing.order import PassOrder
 from mixlake.mixing.program import Program
@@ -29,6 +31,9 @@ _MAX_RESIDENT_SHARE = 1 / 16
 _MAX_SEGMENTS = 8
 """Of up to 30 MB each. Components that lie apart in storage draw from a segment each, and must not take turns in
 reading them anew."""
+
+_FILE_STRIDE = np.int64(0x1E3779B97F4A7C15)
+_REGISTRATION_STRIDE = np.int64(0x2545F4914F6CDD1D)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,50 +67,52 @@ class Rows:
 _COLUMNS = tuple(field.name for field in fields(Rows))
 
 
+RESIDENT = -1
+"""The piece of the index that has the small cells."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Piece:
+class Piece:
     """Rows of several cells and blocks, sorted by (cell, block, file, row)."""
 
-    key: IntArray
-    """cell * number of blocks + block, sorted."""
+    first_C: IntArray
+    """Where the rows of each cell begin, and at last where those of the last cell end."""
     rows: Rows
+    addresses: IntArray
+    """A number for each row that is, in the whole index, practically its own."""
+
+    def rows_of(self, cells: IntArray) -> IntArray:
+        """Return which rows are of some cells, one cell's after the other's."""
+        starts, lengths = self.first_C[cells], self.first_C[cells + 1] - self.first_C[cells]
+        return ranges(starts, lengths)
 
 
 class IndexReader:
-    """Returns the rows of a cell in some blocks, in storage order."""
+    """Returns pieces of the index: segments of a pass, and the small cells as a whole."""
 
     def __init__(self, catalog: Catalog, program: Program, plan: CellPlan, consumed: pa.Table | None = None) -> None:
+        self.is_resident_C = _small_cells(plan.num_samples_C)
+        """Which cells are in the piece that stays in memory instead of in segments."""
         self._plan = plan
-        self._frame: DataFrame = index_frame(catalog, program, consumed)
-        self._words = [name for name in self._frame.schema().names if name.startswith("word_")]
-        self._is_resident_C = _small_cells(plan.num_samples_C)
-        self._resident: _Piece | None = None
-        self._segments: OrderedDict[tuple[int, int], _Piece] = OrderedDict()
+        self._answers = Answers(plan, catalog.samples().schema().names, is_consumed=consumed is not None)
+        self._frame: DataFrame = index_frame(catalog, program, consumed, values=self._answers.columns)
+        self._answered: DataFrame = index_frame(catalog, program, consumed)
+        self._words = [name for name in self._answered.schema().names if name.startswith("word_")]
+        self._resident: Piece | None = None
+        self._segments: OrderedDict[tuple[int, int], Piece] = OrderedDict()
 
-    def rows(self, cell: int, blocks: IntArray, pass_number: int, order: PassOrder) -> Rows:
-        """Return the rows of ``cell`` in ``blocks``, by block as given, then by file and row."""
-        keys = cell * len(self._plan.block_number_B) + blocks
-        segments = order.segment_B[blocks] if not self._is_resident_C[cell] else np.zeros(len(blocks), np.int64)
-        cuts = np.flatnonzero(np.diff(segments)) + 1
-        parts = []
-        for mine in np.split(keys, cuts) if len(cuts) else [keys]:
-            piece = self._piece(cell, int(mine[0]) % len(self._plan.block_number_B), pass_number, order)
-            starts, stops = piece.key.searchsorted(mine), piece.key.searchsorted(mine, side="right")
-            lengths = stops - starts
-            skipped = starts - (np.cumsum(lengths) - lengths)
-            parts.append(piece.rows.take(np.arange(lengths.sum()) + np.repeat(skipped, lengths)))
-        return Rows.concat(parts)
-
-    def _piece(self, cell: int, block: int, pass_number: int, order: PassOrder) -> _Piece:
-        if self._is_resident_C[cell]:
+    def piece(self, pass_number: int, order: PassOrder, number: int) -> Piece:
+        """Return the segment ``number`` of a pass, or the small cells' piece."""
+        if number == RESIDENT:
             if self._resident is None:
-                self._resident = self._fetch(self._frame, cells=np.flatnonzero(self._is_resident_C))
+                self._resident = self._fetch_small_cells()
             return self._resident
-        key = (pass_number, int(order.segment_B[block]))
+        key = (pass_number, number)
         if key not in self._segments:
-            blocks = np.flatnonzero(order.segment_B == key[1])
+            blocks = np.flatnonzero(order.segment_B == number)
             frame = self._frame.filter(self._frame.parse_sql_expr(self._block_predicate(blocks)))
-            self._segments[key] = self._fetch(frame, cells=np.flatnonzero(~self._is_resident_C))
+            rows = frame.to_arrow_table()
+            self._segments[key] = self._make_piece(rows, self._answers.cells(rows), ~self.is_resident_C)
             if len(self._segments) > _MAX_SEGMENTS:
                 self._segments.popitem(last=False)
         self._segments.move_to_end(key)
@@ -123,22 +130,27 @@ class IndexReader:
             for a, b in zip(starts.tolist(), stops.tolist(), strict=True)
         )
 
-    def _fetch(self, frame: DataFrame, cells: IntArray) -> _Piece:
+    def _fetch_small_cells(self) -> Piece:
+        """Go through the whole index for the rows of the cells that are kept in memory."""
+        frame, plan = self._answered, self._plan
+        if not self.is_resident_C.all():
+            frame = frame.filter(frame.parse_sql_expr(self._cell_predicate(np.flatnonzero(self.is_resident_C))))
+        rows = frame.to_arrow_table()
+        cell = find_rows(plan.words_CW, np.stack([_integers(rows[word]) for word in self._words], axis=1))
+        return self._make_piece(rows, cell, self.is_resident_C)
+
+    def _make_piece(self, table: pa.Table, cell: IntArray, is_wanted_C: npt.NDArray[np.bool_]) -> Piece:
         plan = self._plan
-        if len(cells) < plan.num_cells:
-            frame = frame.filter(frame.parse_sql_expr(self._cell_predicate(cells)))
-        table = frame.to_arrow_table()
         registration = _integers(pc.index_in(table["registration"].cast(pa.string()), pa.array(plan.registrations)))
         block = np.searchsorted(
             plan.block_registration_B << 32 | plan.block_number_B, registration << 32 | _integers(table["block"])
         )
         file_id, row = _integers(table["file_id"]), _integers(table["row"])
-        cell = _find_rows(plan.words_CW, np.stack([_integers(table[word]) for word in self._words], axis=1))
         storage = lexicographic_order([block, file_id, row])  # None, as a rule: the index is read in storage order
         by_cell = np.argsort(_narrow(cell if storage is None else cell[storage]), kind="stable")
         order = by_cell if storage is None else storage[by_cell]
-        if len(cells) < plan.num_cells:
-            order = order[np.isin(cell, cells)[order]]
+        if not is_wanted_C.all():
+            order = order[is_wanted_C[cell[order]]]
         rows = Rows(
             registration=registration[order],
             file_id=file_id[order],
@@ -147,7 +159,8 @@ class IndexReader:
             byte_stop=_integers(table["byte_stop"])[order],
             units=_integers(table["units"])[order],
         )
-        return _Piece(key=cell[order] * len(plan.block_number_B) + block[order], rows=rows)
+        sizes_C = np.bincount(cell[order], minlength=plan.num_cells)
+        return Piece(first_C=np.append(0, np.cumsum(sizes_C)), rows=rows, addresses=_addresses(rows))
 
     def _cell_predicate(self, cells: IntArray) -> str:
         """Return a predicate that the cells match, and of the others only few: to test for each cell takes too long."""
@@ -167,6 +180,11 @@ def _small_cells(num_samples_C: IntArray) -> npt.NDArray[np.bool_]:
     return is_small_C
 
 
+def _addresses(rows: Rows) -> IntArray:
+    with np.errstate(over="ignore"):
+        return np.asarray(rows.row + rows.file_id * _FILE_STRIDE + rows.registration * _REGISTRATION_STRIDE)
+
+
 def _integers(column: pa.ChunkedArray) -> IntArray:
     filled = pc.fill_null(column, -1) if column.null_count else column
     return np.asarray(filled.to_numpy(), np.int64)
@@ -175,18 +193,3 @@ def _integers(column: pa.ChunkedArray) -> IntArray:
 def _narrow(values: IntArray) -> npt.NDArray[np.integer[Any]]:
     """Return small numbers in two bytes: NumPy sorts these by counting."""
     return values.astype(np.int16) if values.max(initial=0) < 1 << 15 else values
-
-
-def _find_rows(sorted_rows: IntArray, wanted: IntArray) -> IntArray:
-    """Return the index in ``sorted_rows`` (lexicographically sorted) of every row of ``wanted``; all are there.
-
-    Column by column, rows are numbered by the values up to it: comparing whole rows takes twenty times as long.
-    """
-    known, found = np.zeros(len(sorted_rows), np.int64), np.zeros(len(wanted), np.int64)
-    for column, wanted_column in zip(sorted_rows.T, wanted.T, strict=True):
-        values = np.unique(column)
-        known = known * len(values) + np.searchsorted(values, column)
-        beginnings = np.unique(known)
-        known = np.searchsorted(beginnings, known)
-        found = np.searchsorted(beginnings, found * len(values) + np.searchsorted(values, wanted_column))
-    return found.astype(np.int64)

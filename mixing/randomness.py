@@ -9,6 +9,7 @@ from __future__ import annotations
 from enum import IntEnum
 
 import numpy as np
+import numpy.typing as npt
 
 from mixlake.catalog.records import IntArray
 
@@ -23,7 +24,7 @@ class Purpose(IntEnum):
     BLOCKS = 2
     """The order of the blocks of a segment in a pass."""
     ROWS = 3
-    """The order in which a cell takes its rows of a window of blocks."""
+    """The order in which rows of the same window of blocks are taken in a pass."""
     DELIVERY = 4
     """The order in which a component's samples of a chunk are delivered."""
 
@@ -34,10 +35,24 @@ def permutation(num: int, seed: int, purpose: Purpose, *address: int) -> IntArra
     >>> permutation(5, 0, Purpose.BLOCKS, 7).tolist() == permutation(5, 0, Purpose.BLOCKS, 7).tolist()
     True
     """
+    return np.argsort(_words(num, seed, purpose, *address), kind="stable").astype(np.int64)
+
+
+def scattered(values: IntArray, seed: int, purpose: Purpose, *address: int) -> npt.NDArray[np.uint64]:
+    """Return a random word for each of some numbers, the same wherever the number stands.
+
+    The finalizer of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) of the number and a key, which is a Philox word.
+    """
+    words: npt.NDArray[np.uint64] = values.astype(np.uint64) + _words(1, seed, purpose, *address)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        words = (words ^ (words >> np.uint64(shift))) * np.uint64(factor)
+    return words ^ (words >> np.uint64(31))
+
+
+def _words(num: int, seed: int, purpose: Purpose, *address: int) -> npt.NDArray[np.uint64]:
     if len(address) > 3:
         raise ValueError(f"an address has at most 3 numbers, got {address}")
     # The lowest word of the counter runs while words are drawn; the address takes the words above it.
     counter = np.array([0, *address, *([0] * (3 - len(address)))], np.uint64)
     key = np.array([seed & _MASK, int(purpose)], np.uint64)
-    words = np.random.Philox(counter=counter, key=key).random_raw(num)
-    return np.argsort(np.asarray(words), kind="stable").astype(np.int64)
+    return np.asarray(np.random.Philox(counter=counter, key=key).random_raw(num))

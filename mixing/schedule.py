@@ -217,7 +217,7 @@ class Schedule:
     def _scheduler(self) -> Scheduler:
         config = self.config
         reader = IndexReader(self.catalog, self.program, self.plan, self._consumed)
-        cell_rows = CellRows(self.plan, reader, seed=config.seed, window=self.program.window)
+        cell_rows = CellRows(self.plan, reader, seed=config.seed, window=self.program.window, lanes=config.lanes)
         return Scheduler(self.program, self.plan, cell_rows, chunk_size=config.chunk_size)
 
     def _stored_cursor(self) -> Cursor:
@@ -226,9 +226,9 @@ class Schedule:
 
     def _start_cursor(self) -> Cursor:
         if self._parent is None:
-            return Cursor.start(self.program, self.plan)
+            return Cursor.start(self.program, self.plan, self.config.lanes)
         standing = None if self._standing is None else self._standing.shares
-        start = Cursor.start(self.program, self.plan, self._before, standing)
+        start = Cursor.start(self.program, self.plan, self.config.lanes, self._before, standing)
         if self._is_same_declaration:
             start = replace(start, pending=self._before.pending, num_changes=self._before.num_changes)
         return start

@@ -21,11 +21,12 @@ from mixlake.mixing.cursor import Change, Cursor
 from mixlake.mixing.extents import Axis
 from mixlake.mixing.index import Rows
 from mixlake.mixing.intervals import merge_rows
-from mixlake.mixing.mixture import OnExhausted
+from mixlake.mixing.mixture import OnExhausted, Unit
 from mixlake.mixing.program import Leaf, Program, set_shares
-from mixlake.mixing.quotas import SCALE, carried, credits_after, fair_turns, integer_shares, without
-from mixlake.mixing.streams import Piece, Source, Stream, find_sources
+from mixlake.mixing.quotas import SCALE, carried, integer_shares
+from mixlake.mixing.streams import Source, Stock, Stream, Take, find_sources
 from mixlake.mixing.tilting import prior, tilted
+from mixlake.mixing.turns import Turns, take_turns
 from mixlake.mixing.weights import Reweighting
 
 
@@ -36,6 +37,17 @@ class Drawn:
     chunks: list[Chunk]
     changes: list[Reweighting]
     cursor: Cursor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Samples:
+    """Samples that were drawn, one entry for each."""
+
+    rows: Rows
+    place: IntArray
+    """Which of all samples it is, as they are given out."""
+    component: IntArray
+    pass_number: IntArray
 
 
 class Scheduler:
@@ -75,7 +87,8 @@ class Scheduler:
     def can_draw(self, cursor: Cursor) -> bool:
         """Say whether there is a sample for the next chunk, with the weights that it will have."""
         entered, _ = self._enter(cursor)
-        return len(_take_turns(self._streams(entered), entered, 1).component) > 0
+        lanes = self._lanes(entered, 2)
+        return len(take_turns(self._streams(entered), entered, lanes, 1).component) > 0
 
     def _enter(self, cursor: Cursor) -> tuple[Cursor, list[Reweighting]]:
         """Return the cursor with the weights of the next chunk, and the versions that led to them."""
@@ -158,58 +171,82 @@ class Scheduler:
         leaves = self._program.segments[cursor.segment].leaves
         if self._sources is None or self._sources[0] is not leaves:
             self._sources = (leaves, find_sources(self._program, self._plan, leaves))
-        unit = self._program.unit
-        return [Stream(source, self._plan, self._cell_rows, unit, cursor) for source in self._sources[1]]
+        unit, stock = self._program.unit, Stock.at(cursor)
+        return [Stream(source, self._plan, self._cell_rows, unit, stock) for source in self._sources[1]]
 
     def _draw(self, cursor: Cursor, num_chunks: int) -> tuple[Drawn, list[int]]:
         """Return chunks in which nothing changes but by components that leave, and the units given out after each."""
         size = self._chunk_size
         streams = self._streams(cursor)
-        turns = _take_turns(streams, cursor, num_chunks * size)
-        counts = np.bincount(turns.component, minlength=len(streams))
-        places = np.split(np.argsort(turns.component.astype(np.int16), kind="stable"), np.cumsum(counts)[:-1])
-        pieces = [
-            (index, piece, place[piece.order])
-            for index, (stream, place) in enumerate(zip(streams, places, strict=True))
-            for piece in stream.pieces()
-        ]
-        chunks, changes = self._cut(cursor, turns, pieces)
-        passes, positions = (np.array(values, np.int64) for values in (cursor.passes, cursor.positions))
-        for _, piece, _ in pieces:
-            stop = piece.start + len(piece.rows)
-            is_through = stop == self._plan.num_samples_C[piece.cell]
-            passes[piece.cell] = piece.pass_number + is_through
-            positions[piece.cell] = 0 if is_through else stop
-        units = np.empty(len(turns.component), np.int64)
-        for stream, place in zip(streams, places, strict=True):
-            units[place] = stream.units_taken()
-        units_after = cursor.num_units + np.cumsum(units)
+        turns = take_turns(streams, cursor, self._lanes(cursor, num_chunks + 1), size)
+        num_chunks = -(-len(turns.component) // size)
+        samples = self._collect(streams, turns, self._lanes(cursor, num_chunks))
+        chunks, changes = self._cut(cursor, turns, samples)
+        passes, taken = np.array(cursor.passes, np.int64), np.array(cursor.taken, np.int64)
+        for stream in streams:
+            passes[stream.source.cells], taken[stream.source.cells] = stream.passes, stream.taken
+        units_after = cursor.num_units + self._units_after(streams, samples)
         after = replace(
             cursor,
             next_chunk=cursor.next_chunk + len(chunks),
-            num_units=int(units_after[-1]) if len(units) else cursor.num_units,
+            num_units=int(units_after[-1]) if len(units_after) else cursor.num_units,
             weights_version=cursor.weights_version + len(changes),
             shares=turns.shares,
             credits=turns.credits,
             passes=tuple(passes.tolist()),
-            positions=tuple(positions.tolist()),
+            taken=tuple(map(tuple, taken.tolist())),
             is_ended=turns.is_ended,
         )
-        ends = np.minimum(np.arange(size, size * len(chunks) + 1, size), len(units)) - 1
+        ends = np.minimum(np.arange(size, size * len(chunks) + 1, size), len(turns.component)) - 1
         return Drawn(chunks=chunks, changes=changes, cursor=after), units_after[ends].tolist()
 
-    def _cut(
-        self, cursor: Cursor, turns: _Turns, pieces: Sequence[tuple[int, Piece, IntArray]]
-    ) -> tuple[list[Chunk], list[Reweighting]]:
-        """Cut the samples into chunks. The pieces are (component, piece, place of each of its samples)."""
+    def _lanes(self, cursor: Cursor, num_chunks: int) -> IntArray:
+        """Return the lanes of the next chunks."""
+        return (cursor.next_chunk + np.arange(num_chunks)) % self._cell_rows.num_lanes
+
+    def _collect(self, streams: Sequence[Stream], turns: Turns, lane_K: IntArray) -> _Samples:
+        """Take the samples of the turns from the streams."""
+        component = turns.component
+        counts_LK = np.bincount(
+            component * len(lane_K) + np.arange(len(component)) // self._chunk_size,
+            minlength=len(streams) * len(lane_K),
+        ).reshape(len(streams), -1)
+        place = np.argsort(component.astype(np.int16), kind="stable")
+        firsts = np.cumsum(counts_LK.sum(axis=1)) - counts_LK.sum(axis=1)
+        takes: list[tuple[int, Take]] = []
+        for index, stream in enumerate(streams):
+            if stream.counts_samples:
+                stream.take(counts_LK[index], lane_K)
+            takes += [(index, take) for take in stream.takes]
+        lengths = [len(take.order) for _, take in takes]
+        order = np.concatenate([np.empty(0, np.int64), *(take.order + firsts[index] for index, take in takes)])
+        return _Samples(
+            rows=Rows.concat([take.rows() for _, take in takes]),
+            place=place[order],
+            component=np.repeat([index for index, _ in takes], lengths),
+            pass_number=np.repeat([take.queues.pass_number for _, take in takes], lengths),
+        )
+
+    def _units_after(self, streams: Sequence[Stream], samples: _Samples) -> IntArray:
+        """Return the units given out after each sample."""
+        num = len(samples.place)
+        if self._program.unit is Unit.SAMPLES:
+            return np.arange(1, num + 1)
+        units = np.empty(num, np.int64)
+        for index, stream in enumerate(streams):
+            mine = samples.component == index
+            units[samples.place[mine]] = stream.source.charged(samples.rows.units[mine])
+        return np.cumsum(units)
+
+    def _cut(self, cursor: Cursor, turns: Turns, samples: _Samples) -> tuple[list[Chunk], list[Reweighting]]:
+        """Cut the samples into chunks."""
         size = self._chunk_size
         num_chunks = -(-len(turns.component) // size)
-        lengths = [len(piece.rows) for _, piece, _ in pieces]
         intervals, chunk_of_interval = merge_rows(
-            Rows.concat([piece.rows for _, piece, _ in pieces]),
-            chunk=np.concatenate([place for _, _, place in pieces]) // size,
-            component=np.repeat([index for index, _, _ in pieces], lengths),
-            pass_number=np.repeat([piece.pass_number for _, piece, _ in pieces], lengths),
+            samples.rows,
+            chunk=samples.place // size,
+            component=samples.component,
+            pass_number=samples.pass_number,
         )
         bounds = np.searchsorted(chunk_of_interval, np.arange(num_chunks + 1)).tolist()
         shares_after = {-(-place // size) if place else 0: shares for place, shares in turns.changes}
@@ -254,82 +291,3 @@ def _changed_shares(components: Sequence[str], shares: Sequence[int], change: Ch
             dict.fromkeys(components, 1.0), {**dict.fromkeys(components, 0.0), **change.weights}, change.cause
         )
         return integer_shares(list(after.values()))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Turns:
-    """The components of consecutive samples, and the quotas after them."""
-
-    component: IntArray
-    changes: list[tuple[int, tuple[int, ...]]]
-    """(samples before, shares after) of every change of the shares."""
-    shares: tuple[int, ...]
-    credits: tuple[int, ...]
-    is_ended: bool
-    """Whether nothing comes after them."""
-
-
-def _take_turns(streams: Sequence[Stream], cursor: Cursor, num: int) -> _Turns:
-    """Let the streams take turns for ``num`` samples; for fewer where a component is due that has none left."""
-    shares, credits = cursor.shares, cursor.credits
-    parts: list[IntArray] = []
-    changes: list[tuple[int, tuple[int, ...]]] = []
-    left, reach = num, 1
-    is_ended = is_done = False
-    while not is_done:
-        leaver = _leaver(streams, shares)
-        if leaver is not None:
-            is_ended = is_done = shares.count(0) == len(shares) - 1
-            if not is_done:
-                shares, credits = without(leaver, shares, credits)
-                changes.append((num - left, shares))
-            continue
-        wanted = left + 1  # one more than is taken, to see whether the run ends here
-        sizes = [s.units(n) for s, n in zip(streams, _num_ahead(streams, shares, credits, wanted * reach), strict=True)]
-        is_all = [len(known) == stream.num_left for known, stream in zip(sizes, streams, strict=True)]
-        turns = fair_turns(shares, credits, sizes, is_all, wanted)
-        part = turns.components[: min(left, _first_leave(streams, turns.components))]
-        counts = np.bincount(part, minlength=len(streams)).tolist()
-        credits = credits_after(shares, credits, [int(u[:n].sum()) for u, n in zip(sizes, counts, strict=True)])
-        for stream, count in zip(streams, counts, strict=True):
-            stream.advance(count)
-        parts.append(part)
-        left -= len(part)
-        if _leaver(streams, shares) is None:
-            is_ended = turns.is_due and len(part) == len(turns.components)
-            is_done = is_ended or len(part) < len(turns.components)
-            reach *= 2  # if there is another round, the sizes that were known did not reach far enough
-    component = np.concatenate([np.empty(0, np.int64), *parts])
-    return _Turns(component=component, changes=changes, shares=shares, credits=credits, is_ended=is_ended)
-
-
-def _leaver(streams: Sequence[Stream], shares: Sequence[int]) -> int | None:
-    """Return a component that has run out and leaves its share to the others, if there is one."""
-    for index, (stream, share) in enumerate(zip(streams, shares, strict=True)):
-        if share and not stream.num_left and stream.on_exhausted is not OnExhausted.STOP:
-            return index
-    return None
-
-
-def _first_leave(streams: Sequence[Stream], component: IntArray) -> int:
-    """Return how many of the turns there are until a component that then leaves has taken its last sample."""
-    counts = np.bincount(component, minlength=len(streams)).tolist()
-    leaves = [
-        int(np.flatnonzero(component == index)[stream.num_left - 1]) + 1
-        for index, stream in enumerate(streams)
-        if stream.on_exhausted is not OnExhausted.STOP and 0 < stream.num_left <= counts[index]
-    ]
-    return min(leaves, default=len(component))
-
-
-def _num_ahead(streams: Sequence[Stream], shares: Sequence[int], credits: Sequence[int], num: int) -> list[int]:
-    """Return how many samples each component is about to take while all of them take ``num``.
-
-    Exactly enough where every sample counts one; else, from the mean sizes, about as many.
-    """
-    means = [stream.mean_units for stream in streams]
-    units = num / sum(share / SCALE / mean for share, mean in zip(shares, means, strict=True))
-    return [
-        int((max(0, share * units + credit) / SCALE) / mean) + 2
-        for share, credit, mean in zip(shares, credits, means, strict=True)
-    ]

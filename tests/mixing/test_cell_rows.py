@@ -1,6 +1,6 @@
-"""A cell is one sequence per pass: the same however it is cut, and however its rows are fetched."""
+"""A cell is a queue per lane and pass: the same however it is cut, and however its rows are fetched."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mixlake.catalog import Catalog
 from mixlake.mixing import Mixture, index, order
-from mixlake.mixing.cell_rows import CellRows, spread
+from mixlake.mixing.cell_rows import CellRows
 from mixlake.mixing.cells import CellPlan
 from mixlake.mixing.index import IndexReader, Rows
 from mixlake.mixing.resolution import plan_cells, program_of
@@ -21,6 +21,7 @@ MakeMixture = Callable[..., Mixture]
 Address = tuple[int, int, int]
 
 windows = st.sampled_from([0, 1, 2, 4, 1000])
+lane_counts = st.sampled_from([1, 2, 3, 8])
 
 
 def planned(catalog: Catalog, mixture: Mixture) -> CellPlan:
@@ -38,11 +39,12 @@ def plan(catalog: Catalog, mixture: Mixture) -> CellPlan:
 
 
 @contextmanager
-def tiny_segments(*, resident: int) -> Iterator[None]:
+def tiny_segments(*, resident: int, runs: bool = True) -> Iterator[None]:
     """Many segments, of which one is kept; cells of more than ``resident`` rows in all are read from them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(order, "ROWS_PER_RUN", 150)
-        patch.setattr(order, "RUNS_PER_SEGMENT", 2)
+        if runs:
+            patch.setattr(order, "ROWS_PER_RUN", 150)
+            patch.setattr(order, "RUNS_PER_SEGMENT", 2)
         patch.setattr(index, "_MAX_RESIDENT_ROWS", resident)
         patch.setattr(index, "_MAX_SEGMENTS", 1)
         yield
@@ -52,37 +54,73 @@ def addresses(rows: Rows) -> list[Address]:
     return list(zip(rows.registration.tolist(), rows.file_id.tolist(), rows.row.tolist(), strict=True))
 
 
-def sequence(
-    catalog: Catalog, mixture: Mixture, plan: CellPlan, cell: int, *, seed: int = 0, window: int = 4, number: int = 0
+def make_rows(
+    catalog: Catalog, mixture: Mixture, plan: CellPlan, *, seed: int = 0, window: int = 4, lanes: int = 1
+) -> CellRows:
+    reader = IndexReader(catalog, program_of(catalog, mixture), plan)
+    return CellRows(plan, reader, seed=seed, window=window, lanes=lanes)
+
+
+def part(
+    rows: CellRows, cell: int, lane: int, start: int, stop: int, *, number: int = 0, cells: Sequence[int] = ()
 ) -> list[Address]:
-    rows = CellRows(plan, IndexReader(catalog, program_of(catalog, mixture), plan), seed=seed, window=window)
-    return addresses(rows.slice(cell, number, 0, int(plan.num_samples_C[cell])))
+    """The rows from one position of a queue to another, the cell asked for among others."""
+    cells = sorted({cell, *cells})
+    queues = rows.queues(np.array(cells), number)
+    place = (np.array([value]) for value in (cells.index(cell), lane, start, stop - start))
+    return addresses(queues.rows(*place)) if stop > start else []
+
+
+def lengths(rows: CellRows, cell: int, number: int = 0) -> list[int]:
+    return [int(size) for size in rows.queues(np.array([cell]), number).sizes_CQ[0]]
+
+
+def sequence(
+    catalog: Catalog, mixture: Mixture, plan: CellPlan, cell: int, *, number: int = 0, **settings: int
+) -> list[Address]:
+    """All rows of a cell's pass, lane by lane."""
+    rows = make_rows(catalog, mixture, plan, **settings)
+    sizes = lengths(rows, cell, number)
+    return [row for lane, size in enumerate(sizes) for row in part(rows, cell, lane, 0, size, number=number)]
 
 
 @settings(deadline=None, max_examples=25)
-@given(data=st.data(), seed=st.integers(0, 2**63 - 1), window=windows, number=st.integers(0, 3))
-def test_a_pass_may_be_cut_anywhere_and_asked_for_in_any_order(
-    catalog: Catalog, mixture: Mixture, plan: CellPlan, data: st.DataObject, seed: int, window: int, number: int
+@given(data=st.data(), seed=st.integers(0, 2**63 - 1), window=windows, number=st.integers(0, 3), lanes=lane_counts)
+def test_a_queue_may_be_cut_anywhere_and_asked_for_in_any_order_with_any_other_cells(
+    catalog: Catalog,
+    mixture: Mixture,
+    plan: CellPlan,
+    data: st.DataObject,
+    seed: int,
+    window: int,
+    number: int,
+    lanes: int,
 ) -> None:
     cell = data.draw(st.integers(0, plan.num_cells - 1))
-    num = int(plan.num_samples_C[cell])
-    whole = sequence(catalog, mixture, plan, cell, seed=seed, window=window, number=number)
-    rows = CellRows(plan, IndexReader(catalog, program_of(catalog, mixture), plan), seed=seed, window=window)
-    cuts = sorted(data.draw(st.sets(st.integers(1, num - 1), max_size=8)) | {0, num})
-    for start, stop in data.draw(st.permutations(list(pairwise(cuts)))):
-        assert addresses(rows.slice(cell, number, start, stop)) == whole[start:stop]
+    rows = make_rows(catalog, mixture, plan, seed=seed, window=window, lanes=lanes)
+    sizes = lengths(rows, cell, number)
+    lane = data.draw(st.sampled_from([lane for lane, size in enumerate(sizes) if size]))
+    whole = part(rows, cell, lane, 0, sizes[lane], number=number)
+    others = data.draw(st.sets(st.integers(0, plan.num_cells - 1)))
+    with tiny_segments(resident=data.draw(st.sampled_from([0, 1500, 1 << 20])), runs=False):
+        again = make_rows(catalog, mixture, plan, seed=seed, window=window, lanes=lanes)
+        cuts = sorted(data.draw(st.sets(st.integers(0, sizes[lane]), max_size=8)) | {0, sizes[lane]})
+        for start, stop in data.draw(st.permutations(list(pairwise(cuts)))):
+            assert part(again, cell, lane, start, stop, number=number, cells=sorted(others)) == whole[start:stop]
 
 
 @settings(deadline=None, max_examples=25)
-@given(data=st.data(), seed=st.integers(0, 2**63 - 1), window=windows)
+@given(data=st.data(), seed=st.integers(0, 2**63 - 1), window=windows, lanes=lane_counts)
 def test_every_pass_has_every_row_of_the_cell_once(
-    catalog: Catalog, mixture: Mixture, plan: CellPlan, data: st.DataObject, seed: int, window: int
+    catalog: Catalog, mixture: Mixture, plan: CellPlan, data: st.DataObject, seed: int, window: int, lanes: int
 ) -> None:
     cell = data.draw(st.integers(0, plan.num_cells - 1))
     stored = sequence(catalog, mixture, plan, cell, window=0)
     assert stored == sorted(set(stored))
+    assert len(stored) == plan.num_samples_C[cell]
     for number in range(3):
-        assert sorted(sequence(catalog, mixture, plan, cell, seed=seed, window=window, number=number)) == stored
+        drawn = sequence(catalog, mixture, plan, cell, seed=seed, window=window, number=number, lanes=lanes)
+        assert sorted(drawn) == stored
 
 
 def test_without_a_window_a_pass_follows_storage(catalog: Catalog, mixture: Mixture, plan: CellPlan) -> None:
@@ -128,13 +166,13 @@ def test_a_window_of_blocks_is_finished_before_the_next_begins(
     for cell in range(plan.num_cells):
         visited = [blocks[address] for address in sequence(catalog, mixture, plan, cell, window=window)]
         firsts = list(dict.fromkeys(visited))
-        windows = [set(firsts[start : start + window]) for start in range(0, len(firsts), window)]
         assert len(firsts) > 20 or plan.num_samples_C[cell] < 100
-        position = 0
-        for members in windows:
-            length = sum(block in members for block in visited)
-            assert set(visited[position : position + length]) == members
-            position += length
+        last = {block: position for position, block in enumerate(visited)}
+        first = {block: position for position, block in reversed(list(enumerate(visited)))}
+        most = max(sum(first[block] <= at <= last[block] for block in firsts) for at in first.values())
+        assert most == window if plan.num_samples_C[cell] > 150 else most <= window
+        assert firsts[-1] == visited[-1]
+        assert len(set(visited[-visited.count(firsts[-1]) :])) == 1  # the last block is a window of its own
 
 
 def test_all_cells_visit_the_blocks_in_one_order(catalog: Catalog, mixture: Mixture, plan: CellPlan) -> None:
@@ -153,80 +191,36 @@ def test_all_cells_visit_the_blocks_in_one_order(catalog: Catalog, mixture: Mixt
 
 
 @settings(deadline=None, max_examples=10)
-@given(seed=st.integers(0, 2**63 - 1), window=windows, number=st.integers(0, 2), resident=st.integers(0, 1500))
+@given(
+    seed=st.integers(0, 2**63 - 1),
+    window=windows,
+    number=st.integers(0, 2),
+    resident=st.integers(0, 1500),
+    lanes=lane_counts,
+)
 def test_rows_fetched_in_segments_are_those_kept_in_memory(
-    catalog: Catalog, mixture: Mixture, plan: CellPlan, seed: int, window: int, number: int, resident: int
+    catalog: Catalog,
+    mixture: Mixture,
+    plan: CellPlan,
+    seed: int,
+    window: int,
+    number: int,
+    resident: int,
+    lanes: int,
 ) -> None:
+    cells = np.arange(plan.num_cells)
     found = []
     for limit in (1 << 20, resident):
         with tiny_segments(resident=limit):
-            rows = CellRows(plan, IndexReader(catalog, program_of(catalog, mixture), plan), seed=seed, window=window)
-            parts: list[list[Address]] = [[] for _ in range(plan.num_cells)]
-            for start in range(0, int(plan.num_samples_C.max()), 100):  # all cells side by side, as a scheduler draws
-                for cell, num in enumerate(plan.num_samples_C.tolist()):
-                    if start < num:
-                        parts[cell] += addresses(rows.slice(cell, number, start, min(start + 100, num)))
+            rows = make_rows(catalog, mixture, plan, seed=seed, window=window, lanes=lanes)
+            queues = rows.queues(cells, number)
+            cell, lane = np.nonzero(queues.sizes_CQ)
+            sizes = queues.sizes_CQ[cell, lane]
+            parts: list[Address] = []
+            for start in range(0, int(sizes.max()), 100):  # all queues side by side, as a scheduler draws
+                left = start < sizes
+                num = np.minimum(sizes[left] - start, 100)
+                parts += addresses(queues.rows(cell[left], lane[left], np.full(left.sum(), start), num))
             found.append(parts)
     assert found[0] == found[1]
-
-
-# Spreading a component over its cells
-
-
-sizes_of_cells = st.lists(st.integers(0, 400), min_size=1, max_size=8).filter(any)
-
-
-def spread_all(sizes: list[int]) -> list[int]:
-    return list(spread(np.array(sizes), np.zeros(len(sizes), np.int64), sum(sizes)).tolist())
-
-
-def test_cells_come_in_proportion_to_their_sizes() -> None:
-    assert spread_all([2, 4]) == [1, 0, 1, 1, 0, 1]
-    assert spread_all([1, 1, 1]) == [0, 1, 2]
-    assert spread_all([0, 3, 0, 3]) == [1, 3, 1, 3, 1, 3]
-    assert spread(np.array([5]), np.array([1]), 3).tolist() == [0, 0, 0]
-
-
-@settings(deadline=None)
-@given(sizes=sizes_of_cells)
-def test_all_samples_are_spread(sizes: list[int]) -> None:
-    assert np.bincount(spread_all(sizes), minlength=len(sizes)).tolist() == sizes
-
-
-@settings(deadline=None)
-@given(sizes=sizes_of_cells, data=st.data())
-def test_a_spread_that_is_cut_anywhere_and_continued_is_the_same(sizes: list[int], data: st.DataObject) -> None:
-    whole = spread_all(sizes)
-    start = data.draw(st.integers(0, len(whole)))
-    stop = data.draw(st.integers(start, len(whole)))
-    taken = np.bincount(np.array(whole[:start], np.int64), minlength=len(sizes))
-    assert spread(np.array(sizes), taken, stop - start).tolist() == whole[start:stop]
-
-
-@settings(deadline=None)
-@given(sizes=sizes_of_cells)
-def test_every_prefix_of_a_spread_is_in_proportion(sizes: list[int]) -> None:
-    cells = np.array(spread_all(sizes))
-    share = np.array(sizes) / sum(sizes)
-    taken = np.cumsum(cells[:, None] == np.arange(len(sizes)), axis=0)
-    ideal = np.arange(1, len(cells) + 1)[:, None] * share
-    assert (np.abs(taken - ideal) <= 0.5 + share * len(sizes) / 2 + 1e-9).all()
-
-
-@settings(deadline=None)
-@given(data=st.data(), sizes=sizes_of_cells)
-def test_cells_that_are_behind_come_first(data: st.DataObject, sizes: list[int]) -> None:
-    taken = [data.draw(st.integers(0, size)) for size in sizes]
-    found = spread(np.array(sizes), np.array(taken), sum(sizes) - sum(taken)).tolist()
-    assert found == [
-        c
-        for c, _ in sorted(
-            ((c, j) for c in range(len(sizes)) for j in range(taken[c], sizes[c])),
-            key=lambda cj: ((cj[1] + 0.5) / sizes[cj[0]], cj[0]),
-        )
-    ]
-
-
-def test_a_large_component_is_spread_without_listing_it() -> None:
-    cells = spread(np.array([10**11, 3 * 10**11]), np.array([10**10, 3 * 10**10]), 1000)
-    assert np.bincount(cells).tolist() == [250, 750]
+    assert len(set(found[0])) == plan.num_samples_C.sum()

@@ -1,5 +1,6 @@
 """Cells and their counts are those that the predicates give sample by sample."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -37,19 +38,22 @@ PREDICATES: dict[str, Callable[[pd.DataFrame], Any]] = {
     "true": lambda f: f.n >= 0,
 }
 UNIT_COLUMNS = {Unit.SAMPLES: None, Unit.BYTES: "num_bytes", Unit.TOKENS: "num_tokens"}
-Counts = dict[tuple[tuple[bool, ...], str, int], tuple[int, int]]
-"""(answers, registration, block) -> (samples, units)."""
+Counts = dict[tuple[tuple[bool, ...], str, int], int]
+"""(answers, registration, block) -> samples."""
 
 
-def count_by_hand(frame: pd.DataFrame, answers: Mapping[str, Any], unit: Unit) -> Counts:
+def count_by_hand(frame: pd.DataFrame, answers: Mapping[str, Any]) -> Counts:
+    keys = zip(zip(*(answers[where] for where in answers), strict=True), frame.registration, frame.block, strict=True)
+    return dict(Counter(keys))
+
+
+def units_by_hand(frame: pd.DataFrame, answers: Mapping[str, Any], unit: Unit) -> dict[tuple[bool, ...], int]:
     column = UNIT_COLUMNS[unit]
     units = frame[column] if column else pd.Series(1, index=frame.index)
-    keys = zip(zip(*(answers[where] for where in answers), strict=True), frame.registration, frame.block, strict=True)
-    counts: Counts = {}
-    for key, unit_count in zip(keys, units, strict=True):
-        samples, total = counts.get(key, (0, 0))
-        counts[key] = (samples + 1, total + int(unit_count))
-    return counts
+    totals: Counter[tuple[bool, ...]] = Counter()
+    for key, unit_count in zip(zip(*(answers[where] for where in answers), strict=True), units, strict=True):
+        totals[key] += int(unit_count)
+    return dict(totals)
 
 
 def count_in_plan(plan: CellPlan) -> Counts:
@@ -58,14 +62,17 @@ def count_in_plan(plan: CellPlan) -> Counts:
             tuple(plan.matches_CP[cell].tolist()),
             plan.registrations[plan.block_registration_B[block]],
             int(plan.block_number_B[block]),
-        ): (samples, units)
-        for cell, block, samples, units in zip(
-            plan.entry_cell_E.tolist(),
-            plan.entry_block_E.tolist(),
-            plan.entry_samples_E.tolist(),
-            plan.entry_units_E.tolist(),
-            strict=True,
+        ): samples
+        for cell, block, samples in zip(
+            plan.entry_cell_E.tolist(), plan.entry_block_E.tolist(), plan.entry_samples_E.tolist(), strict=True
         )
+    }
+
+
+def units_in_plan(plan: CellPlan) -> dict[tuple[bool, ...], int]:
+    return {
+        tuple(answers): units
+        for answers, units in zip(plan.matches_CP.tolist(), plan.num_units_C.tolist(), strict=True)
     }
 
 
@@ -104,7 +111,8 @@ def test_cells_are_counted_as_by_hand(
             planned(catalog, mixture)
         return
     plan = planned(catalog, mixture)
-    assert count_in_plan(plan) == count_by_hand(kept, answers, unit)
+    assert count_in_plan(plan) == count_by_hand(kept, answers)
+    assert units_in_plan(plan) == units_by_hand(kept, answers, unit)
     found = owners(catalog, plan, mixture)
     for index in range(-1, len(wheres)):
         assert plan.num_samples_C[found == index].sum() == firsts.count(index)
@@ -149,7 +157,7 @@ def test_more_predicates_than_fit_into_one_word_are_told_apart(
     assert plan.words_CW.shape[1] == 2
     answers = {where: frame.n % 70 == remainder for remainder, where in enumerate(wheres[:69])}
     answers |= {wheres[71]: frame.language == "de", wheres[70]: frame.n % 2 == 1}
-    assert count_in_plan(plan) == count_by_hand(frame, answers, Unit.SAMPLES)
+    assert count_in_plan(plan) == count_by_hand(frame, answers)
     assert owners(catalog, plan, filtered).max() == 70
 
 

@@ -213,9 +213,9 @@ def drawn(catalog: Catalog, config: RunConfig, plan: CellPlan, cuts: Iterator[in
     """Every weights version and every sample, drawn in pieces, each by a new scheduler from a stored cursor."""
     program = config.program()
     reader = IndexReader(catalog, program, plan)
-    cursor, changes, parts = Cursor.start(program, plan), [], []
+    cursor, changes, parts = Cursor.start(program, plan, config.lanes), [], []
     while not cursor.is_ended:
-        rows = CellRows(plan, reader, seed=config.seed, window=program.window)
+        rows = CellRows(plan, reader, seed=config.seed, window=program.window, lanes=config.lanes)
         found = Scheduler(program, plan, rows, chunk_size=config.chunk_size).draw(cursor, next(cuts))
         cursor = Cursor.from_dict(json.loads(json.dumps(found.cursor.to_dict())))
         changes += found.changes

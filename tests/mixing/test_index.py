@@ -15,8 +15,8 @@ from mixlake.catalog import Catalog
 from mixlake.catalog.records import IntArray
 from mixlake.mixing import Mixture, index, order
 from mixlake.mixing.cells import CellPlan
-from mixlake.mixing.index import IndexReader, Rows
-from mixlake.mixing.order import pass_order
+from mixlake.mixing.index import RESIDENT, IndexReader, Rows
+from mixlake.mixing.order import PassOrder, pass_order
 from mixlake.mixing.resolution import plan_cells, program_of
 
 MakeMixture = Callable[..., Mixture]
@@ -68,6 +68,18 @@ def expected(frame: pd.DataFrame, cell_of: pd.Series, plan: CellPlan, cell: int,
     return rows
 
 
+def rows_of(reader: IndexReader, plan: CellPlan, cell: int, number: int, passes: PassOrder) -> Rows:
+    """All rows of a cell, in the order of storage."""
+    if reader.is_resident_C[cell]:
+        numbers = [RESIDENT]
+    else:
+        blocks = plan.entry_block_E[plan.entry_cell_E == cell]
+        numbers = np.unique(passes.segment_B[blocks]).tolist()
+    pieces = [reader.piece(number, passes, segment) for segment in numbers]
+    rows = Rows.concat([piece.rows.take(piece.rows_of(np.array([cell]))) for piece in pieces])
+    return rows.take(np.lexsort((rows.row, rows.file_id, rows.registration)))
+
+
 def addresses(rows: Rows) -> list[list[int]]:
     columns = (rows.registration, rows.file_id, rows.row, rows.units)
     return [list(address) for address in zip(*(column.tolist() for column in columns), strict=True)]
@@ -81,7 +93,7 @@ def test_the_whole_cell_is_found_in_its_blocks(
     passes = pass_order(plan.num_rows_B, 0, 0, shuffled=True)
     assert plan.num_cells > 8
     for cell in range(plan.num_cells):
-        rows = reader.rows(cell, blocks, 0, passes)
+        rows = rows_of(reader, plan, cell, 0, passes)
         assert len(rows) == plan.num_samples_C[cell]
         assert addresses(rows) == expected(frame, cell_of, plan, cell, blocks)
 
@@ -107,11 +119,11 @@ def test_rows_are_the_same_however_little_is_kept_in_memory(
         orders = [pass_order(plan.num_rows_B, 5, number, shuffled=True) for number in range(2)]
         assert orders[0].segment_B.max() > 3
         for _ in range(6):
-            cell = data.draw(st.integers(0, plan.num_cells - 1))
-            number = data.draw(st.integers(0, 1))
-            every = st.integers(0, len(plan.num_rows_B) - 1)
-            blocks = np.array(data.draw(st.lists(every, min_size=1, max_size=6, unique=True)))
-            rows = reader.rows(cell, blocks, number, orders[number])
+            number, cell = data.draw(st.tuples(st.integers(0, 1), st.integers(0, plan.num_cells - 1)))
+            segment = data.draw(st.integers(0, int(orders[number].segment_B.max())))
+            piece = reader.piece(number, orders[number], RESIDENT if reader.is_resident_C[cell] else segment)
+            blocks = np.flatnonzero((orders[number].segment_B == segment) | reader.is_resident_C[cell])
+            rows = piece.rows.take(piece.rows_of(np.array([cell])))
             assert addresses(rows) == expected(frame, cell_of, plan, cell, blocks)
 
 
@@ -122,14 +134,13 @@ def test_cells_of_several_words_are_fetched_in_segments_too(
     mixture = make_mixture(*((where, 1) for where in wheres))
     plan = planned(catalog, mixture)
     component = owners(catalog, plan, mixture)
-    blocks = np.arange(len(plan.num_rows_B))
     passes = pass_order(plan.num_rows_B, 0, 0, shuffled=False)
     for resident in (0, 1000, 1 << 20):
         monkeypatch.setattr(index, "_MAX_RESIDENT_ROWS", resident)
         reader = IndexReader(catalog, program_of(catalog, mixture), plan)
         for cell in range(0, plan.num_cells, 9):
             mine = frame[frame.n % 70 == component[cell]]
-            rows = reader.rows(cell, blocks, 0, passes)
+            rows = rows_of(reader, plan, cell, 0, passes)
             wanted = mine.sort_values(["dataset", "file_id", "row"])[["file_id", "row"]].to_numpy().tolist()
             assert [address[1:3] for address in addresses(rows)] == wanted
 
@@ -137,9 +148,8 @@ def test_cells_of_several_words_are_fetched_in_segments_too(
 def test_rows_carry_the_bytes_that_hold_them(
     catalog: Catalog, mixture: Mixture, plan: CellPlan, frame: pd.DataFrame
 ) -> None:
-    rows = IndexReader(catalog, program_of(catalog, mixture), plan).rows(
-        0, np.arange(len(plan.num_rows_B)), 0, pass_order(plan.num_rows_B, 0, 0, shuffled=False)
-    )
+    reader = IndexReader(catalog, program_of(catalog, mixture), plan)
+    rows = rows_of(reader, plan, 0, 0, pass_order(plan.num_rows_B, 0, 0, shuffled=False))
     uris = catalog.sql("SELECT registration, file_id, uri FROM files").to_pandas()
     contents = {(r, f): Path(uri).read_bytes() for r, f, uri in uris.itertuples(index=False)}
     numbers = frame.set_index(["registration", "file_id", "row"]).n
@@ -160,8 +170,8 @@ def test_no_more_segments_are_kept_than_allowed(
     monkeypatch.setattr(order, "RUNS_PER_SEGMENT", 1)
     reader = IndexReader(catalog, program_of(catalog, mixture), plan)
     passes = pass_order(plan.num_rows_B, 0, 0, shuffled=True)
-    for block in passes.blocks:
-        reader.rows(0, np.array([block]), 0, passes)
+    for segment in range(int(passes.segment_B.max()) + 1):
+        reader.piece(0, passes, segment)
         assert len(reader._segments) <= 2
 
 
@@ -173,23 +183,19 @@ def test_what_is_kept_holds_no_more_than_its_cells(
     monkeypatch.setattr(index, "_MAX_RESIDENT_ROWS", resident)
     reader = IndexReader(catalog, program_of(catalog, mixture), plan)
     passes = pass_order(plan.num_rows_B, 0, 0, shuffled=True)
-    for cell in (by_size[0], by_size[-1]):
-        reader.rows(int(cell), np.array([0]), 0, passes)
-    assert reader._resident is not None
-    assert len(reader._resident.rows) == resident
-    (segment,) = reader._segments.values()
-    assert len(segment.rows) == plan.num_samples_C.sum() - resident
+    assert reader.is_resident_C[by_size].tolist() == [True] * 3 + [False] * (plan.num_cells - 3)
+    assert len(reader.piece(0, passes, RESIDENT).rows) == resident
+    assert len(reader.piece(0, passes, 0).rows) == plan.num_samples_C.sum() - resident
 
 
 def test_rows_are_in_storage_order_whatever_order_the_engine_returns_them_in(
     catalog: Catalog, mixture: Mixture, plan: CellPlan
 ) -> None:
-    blocks = np.arange(len(plan.num_rows_B))
     passes = pass_order(plan.num_rows_B, 0, 0, shuffled=True)
     reader, mixed = (IndexReader(catalog, program_of(catalog, mixture), plan) for _ in range(2))
     mixed._frame = mixed._frame.sort(col("row").sort(ascending=False), col("file_id").sort(ascending=False))
     for cell in range(plan.num_cells):
-        assert addresses(mixed.rows(cell, blocks, 0, passes)) == addresses(reader.rows(cell, blocks, 0, passes))
+        assert addresses(rows_of(mixed, plan, cell, 0, passes)) == addresses(rows_of(reader, plan, cell, 0, passes))
 
 
 def test_rows_are_taken_and_joined_in_order() -> None:

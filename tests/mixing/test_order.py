@@ -71,3 +71,25 @@ def test_segments_are_shuffled_too(monkeypatch: pytest.MonkeyPatch) -> None:
     visited = (found.blocks // 2)[::2].tolist()
     assert sorted(visited) == list(range(20))
     assert visited != list(range(20))
+
+
+@settings(deadline=None)
+@given(num_rows=num_rows, seed=st.integers(0, 2**63 - 1), lanes=st.integers(1, 9))
+def test_of_any_blocks_that_are_dealt_after_one_another_each_lane_gets_one(
+    num_rows: list[int], seed: int, lanes: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(order, "ROWS_PER_RUN", 50_000)
+        patch.setattr(order, "RUNS_PER_SEGMENT", 3)
+        found = pass_order(np.array(num_rows), seed, 0, shuffled=True, lanes=lanes)
+    dealt = found.lane_B[np.argsort(found.segment_B, kind="stable")]
+    for start in range(0, len(num_rows) - lanes + 1, lanes):
+        assert sorted(dealt[start : start + lanes].tolist()) == list(range(lanes))
+    assert found.lane_B.max() < lanes
+
+
+def test_lanes_get_about_as_many_rows_whatever_the_blocks_hold() -> None:
+    num_rows = np.random.Generator(np.random.Philox(0)).integers(100, 2000, 800)
+    lane_B = pass_order(num_rows, 0, 0, shuffled=True, lanes=8).lane_B
+    rows = np.bincount(lane_B, num_rows)
+    assert np.ptp(rows) < 4 * 2000  # a third of what it were if they were dealt at random

@@ -180,8 +180,13 @@ def test_another_seed_gives_other_chunks(catalog: Catalog, mixture: Mixture, new
     assert all(a["intervals"] != b["intervals"] for a, b in zip(chunk_rows(one), chunk_rows(other), strict=True))
 
 
-def test_lanes_and_names_have_no_part_in_the_chunks(catalog: Catalog, mixture: Mixture, new_name: NewName) -> None:
-    one, other = (undisturbed(catalog, new_name(), mixture, lanes=lanes, chunk_size=100) for lanes in (1, 64))
+def test_names_have_no_part_in_the_chunks_and_lanes_none_in_storage_order(
+    catalog: Catalog, mixture: Mixture, new_name: NewName
+) -> None:
+    one, other = (undisturbed(catalog, new_name(), mixture, lanes=lanes, chunk_size=100) for lanes in (4, 4))
+    assert chunk_rows(one) == chunk_rows(other)
+    stored = Mixture.from_dict({**mixture.to_dict(), "shuffle": "none"})
+    one, other = (undisturbed(catalog, new_name(), stored, lanes=lanes, chunk_size=100) for lanes in (1, 64))
     assert chunk_rows(one) == chunk_rows(other)
 
 

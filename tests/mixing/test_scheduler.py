@@ -30,6 +30,7 @@ MakeCatalog = Callable[..., Catalog]
 Address = tuple[str, int, int]
 
 WHERES = ("language = 'de'", "kind = 'code'", "n % 9 = 0", "quality > 0.5", "language IS NULL", "true")
+LANES = 3
 SLACK = Fraction(1, 10**6)
 ONCE = (OnExhausted.STOP, OnExhausted.REDISTRIBUTE)
 
@@ -63,7 +64,7 @@ def make_scheduler(
     catalog: Catalog, mixture: Mixture, plan: CellPlan, *, seed: int = 0, chunk_size: int = 100
 ) -> Scheduler:
     program = program_of(catalog, mixture)
-    rows = CellRows(plan, IndexReader(catalog, program, plan), seed=seed, window=mixture.window)
+    rows = CellRows(plan, IndexReader(catalog, program, plan), seed=seed, window=mixture.window, lanes=LANES)
     return Scheduler(program, plan, rows, chunk_size=chunk_size)
 
 
@@ -77,7 +78,7 @@ def chunks_from(scheduler: Scheduler, cursor: Cursor) -> Iterator[tuple[Chunk, C
 def draw_all(catalog: Catalog, mixture: Mixture, *, seed: int = 0, chunk_size: int = 100) -> Drawn:
     plan = planned(catalog, mixture)
     scheduler = make_scheduler(catalog, mixture, plan, seed=seed, chunk_size=chunk_size)
-    chunks = [chunk for chunk, _ in chunks_from(scheduler, Cursor.start(program_of(catalog, mixture), plan))]
+    chunks = [chunk for chunk, _ in chunks_from(scheduler, Cursor.start(program_of(catalog, mixture), plan, LANES))]
     return Drawn.of(chunks, seed=seed, shuffled=mixture.window > 0)
 
 
@@ -260,7 +261,7 @@ def test_a_cursor_that_went_through_json_gives_the_same_chunks_to_a_new_schedule
     steps = list(
         chunks_from(
             make_scheduler(catalog, mixture, plan, chunk_size=chunk_size),
-            Cursor.start(program_of(catalog, mixture), plan),
+            Cursor.start(program_of(catalog, mixture), plan, LANES),
         )
     )
     cut = min(cut, len(steps) - 1)
@@ -289,9 +290,9 @@ def test_it_does_not_matter_how_many_chunks_are_drawn_at_once(
     mixture = make_mixture(*components, unit=unit, filter="n % 3 = 0")
     plan = planned(catalog, mixture)
     scheduler = make_scheduler(catalog, mixture, plan, chunk_size=chunk_size)
-    whole = scheduler.draw(Cursor.start(program_of(catalog, mixture), plan), 1_000)
+    whole = scheduler.draw(Cursor.start(program_of(catalog, mixture), plan, LANES), 1_000)
     assert whole.cursor.is_ended
-    cursor = Cursor.start(program_of(catalog, mixture), plan)
+    cursor = Cursor.start(program_of(catalog, mixture), plan, LANES)
     chunks: list[Chunk] = []
     changes: list[Reweighting] = []
     for num in [*cuts, 1_000]:
@@ -335,9 +336,9 @@ def test_the_chunks_of_a_run_never_change_between_versions(
     drawn = draw_all(catalog, mixture, seed=12, chunk_size=9)
     assert "".join(map(str, drawn.components)) == "0102" * 10 + "12" * 10
     assert numbers(catalog, drawn) == [
-        *(45, 10, 48, 53, 21, 20, 36, 23, 9, 34, 33, 47, 15, 40, 12, 59, 6, 16, 42, 55),
-        *(18, 14, 39, 43, 27, 52, 30, 17, 54, 2, 51, 41, 0, 8, 57, 35, 3, 38, 24, 11),
-        *(22, 19, 56, 25, 46, 7, 58, 1, 44, 49, 28, 29, 4, 37, 32, 13, 50, 31, 26, 5),
+        *(51, 22, 54, 13, 39, 26, 45, 7, 6, 40, 30, 41, 27, 50, 9, 53, 0, 28, 57, 19),
+        *(3, 2, 48, 1, 15, 8, 36, 23, 33, 14, 18, 47, 12, 38, 42, 35, 21, 46, 24, 17),
+        *(20, 29, 58, 37, 56, 11, 52, 5, 34, 59, 32, 25, 16, 49, 10, 43, 44, 55, 4, 31),
     ]
 
 
@@ -432,6 +433,6 @@ def test_intervals_are_sorted_and_as_long_as_they_can_be(catalog: Catalog, make_
 
 def test_a_cursor_of_another_version_is_refused(catalog: Catalog, make_mixture: MakeMixture) -> None:
     mixture = make_mixture(("true", 1))
-    state = Cursor.start(program_of(catalog, mixture), planned(catalog, mixture)).to_dict()
-    with pytest.raises(ScheduleError, match="the run's cursor has version 99; this program reads version 2"):
+    state = Cursor.start(program_of(catalog, mixture), planned(catalog, mixture), LANES).to_dict()
+    with pytest.raises(ScheduleError, match="the run's cursor has version 99; this program reads version 3"):
         Cursor.from_dict({**state, "version": 99})

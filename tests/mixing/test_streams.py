@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from mixlake.catalog import Catalog
 from mixlake.mixing import Mixture, Run
+from mixlake.mixing.streams import lend, spread
 
 NewName = Callable[[], str]
 Draws = Callable[[Run], pd.DataFrame]
@@ -118,3 +120,108 @@ def test_order_by_an_unknown_property_is_refused(catalog: Catalog, new_name: New
     mixture = {"components": {"all": {"weight": 1, "order_by": "qualty"}}}
     with pytest.raises(ValueError, match=r"components.all.order_by: unknown property 'qualty'; .* mean 'quality'\?"):
         start(catalog, new_name(), mixture)
+
+
+# Spreading a component over its cells
+
+
+sizes_of_cells = st.lists(st.integers(0, 400), min_size=1, max_size=8).filter(any)
+
+
+def spread_all(sizes: list[int]) -> list[int]:
+    return spread_one(sizes, [0] * len(sizes), sum(sizes))
+
+
+def spread_one(sizes: list[int], taken: list[int], num: int) -> list[int]:
+    """The cells of one lane's samples."""
+    sizes_CQ, taken_CQ = (np.array(values, np.int64)[:, None] for values in (sizes, taken))
+    return [int(cell) for cell in spread(sizes_CQ, taken_CQ, np.array([num]))]
+
+
+def test_cells_come_in_proportion_to_their_sizes() -> None:
+    assert spread_all([2, 4]) == [1, 0, 1, 1, 0, 1]
+    assert spread_all([1, 1, 1]) == [0, 1, 2]
+    assert spread_all([0, 3, 0, 3]) == [1, 3, 1, 3, 1, 3]
+    assert spread_one([5], [1], 3) == [0, 0, 0]
+
+
+@settings(deadline=None)
+@given(sizes=sizes_of_cells)
+def test_all_samples_are_spread(sizes: list[int]) -> None:
+    assert np.bincount(spread_all(sizes), minlength=len(sizes)).tolist() == sizes
+
+
+@settings(deadline=None)
+@given(sizes=sizes_of_cells, data=st.data())
+def test_a_spread_that_is_cut_anywhere_and_continued_is_the_same(sizes: list[int], data: st.DataObject) -> None:
+    whole = spread_all(sizes)
+    start = data.draw(st.integers(0, len(whole)))
+    stop = data.draw(st.integers(start, len(whole)))
+    taken = np.bincount(np.array(whole[:start], np.int64), minlength=len(sizes)).tolist()
+    assert spread_one(sizes, taken, stop - start) == whole[start:stop]
+
+
+@settings(deadline=None)
+@given(data=st.data(), num_cells=st.integers(1, 5), lanes=st.integers(1, 4))
+def test_lanes_are_spread_each_by_itself(data: st.DataObject, num_cells: int, lanes: int) -> None:
+    size = st.lists(st.integers(0, 30), min_size=num_cells, max_size=num_cells)
+    sizes = [data.draw(size) for _ in range(lanes)]
+    taken = [[data.draw(st.integers(0, most)) for most in lane] for lane in sizes]
+    num = [data.draw(st.integers(0, sum(lane) - sum(gone))) for lane, gone in zip(sizes, taken, strict=True)]
+    together = spread(np.array(sizes).T, np.array(taken).T, np.array(num)).tolist()
+    apart = [spread_one(*lane) for lane in zip(sizes, taken, num, strict=True)]
+    assert together == [cell for lane in apart for cell in lane]
+
+
+@settings(deadline=None)
+@given(sizes=sizes_of_cells)
+def test_every_prefix_of_a_spread_is_in_proportion(sizes: list[int]) -> None:
+    cells = np.array(spread_all(sizes))
+    share = np.array(sizes) / sum(sizes)
+    taken = np.cumsum(cells[:, None] == np.arange(len(sizes)), axis=0)
+    ideal = np.arange(1, len(cells) + 1)[:, None] * share
+    assert (np.abs(taken - ideal) <= 0.5 + share * len(sizes) / 2 + 1e-9).all()
+
+
+@settings(deadline=None)
+@given(data=st.data(), sizes=sizes_of_cells)
+def test_cells_that_are_behind_come_first(data: st.DataObject, sizes: list[int]) -> None:
+    taken = [data.draw(st.integers(0, size)) for size in sizes]
+    found = spread_one(sizes, taken, sum(sizes) - sum(taken))
+    assert found == [
+        c
+        for c, _ in sorted(
+            ((c, j) for c in range(len(sizes)) for j in range(taken[c], sizes[c])),
+            key=lambda cj: ((cj[1] + 0.5) / sizes[cj[0]], cj[0]),
+        )
+    ]
+
+
+def test_a_large_component_is_spread_without_listing_it() -> None:
+    cells = np.array(spread_one([10**11, 3 * 10**11], [10**10, 3 * 10**10], 1000))
+    assert np.bincount(cells).tolist() == [250, 750]
+
+
+# Lending
+
+
+@settings(deadline=None)
+@given(data=st.data(), lanes=st.integers(1, 5), first=st.integers(0, 4))
+def test_chunks_take_their_own_lane_first_and_all_there_is_in_the_end(
+    data: st.DataObject, lanes: int, first: int
+) -> None:
+    wanted = data.draw(st.lists(st.integers(0, 20), min_size=1, max_size=12))
+    left = data.draw(st.lists(st.integers(0, 40), min_size=lanes, max_size=lanes))
+    lane = (first + np.arange(len(wanted))) % lanes
+    given_KQ = lend(np.array(wanted), lane, np.array(left))
+    assert given_KQ.sum() == min(sum(wanted), sum(left))
+    assert (given_KQ.sum(axis=1) <= wanted).all()
+    assert (given_KQ.sum(axis=0) <= left).all()
+    for number, own in enumerate(lane.tolist()):
+        before = given_KQ[:number].sum(axis=0)
+        if given_KQ[number].sum() > given_KQ[number, own]:
+            assert before[own] + given_KQ[number, own] == left[own]
+    cut = data.draw(st.integers(0, len(wanted)))
+    head = lend(np.array(wanted[:cut]), lane[:cut], np.array(left)) if cut else np.zeros((0, lanes), np.int64)
+    tail = lend(np.array(wanted[cut:]), lane[cut:], np.array(left) - head.sum(axis=0))
+    assert np.concatenate([head, tail]).tolist() == given_KQ.tolist()
