@@ -62,7 +62,8 @@ def expected_locality(
     decoded = _decoded_rows(plan, parts, is_drawn, np.floor(first), np.ceil(last) - 1, lanes, owners)
     weight = parts.num[is_drawn] * 1.0
     apart = chunk_size / rate_C[parts.cell[is_drawn]]
-    shuffled = np.maximum((last - first)[is_drawn] * chunk_size, chunk_size) / 3  # two random places in so many samples
+    open_for = last[is_drawn] - first[is_drawn]
+    shuffled = np.maximum(open_for * chunk_size, chunk_size) / 3  # of two random places in as many samples
     return Locality(
         read_amplification=float(decoded / weight.sum()),
         neighbour_distance=float(np.average(shuffled if window else apart, weights=weight)),
