@@ -50,13 +50,14 @@ def pass_order(num_rows_B: IntArray, seed: int, number: int, *, shuffled: bool, 
     within_B = np.arange(len(num_rows_B))
     if shuffled:
         within_B = np.argsort(permutation(len(num_rows_B), seed, Purpose.BLOCKS, number))
-    blocks = np.lexsort((within_B, segment_B)).astype(np.int64)
-    return PassOrder(
-        blocks=blocks,
-        position_B=np.argsort(blocks),
-        segment_B=segment_B.astype(np.int64),
-        lane_B=_deal(num_rows_B, segment_B, lanes),
-    )
+    lane_B = _deal(num_rows_B, segment_B, lanes)
+    by_lane = np.lexsort((within_B, lane_B, segment_B))
+    pair = (segment_B * lanes + lane_B)[by_lane]
+    turn_B = np.empty_like(by_lane)
+    turn_B[by_lane] = np.arange(len(pair)) - np.searchsorted(pair, pair)
+    # Block by block the lanes take turns, so that wherever a pass is looked at they have had equally many.
+    blocks = np.lexsort((within_B, turn_B, segment_B)).astype(np.int64)
+    return PassOrder(blocks=blocks, position_B=np.argsort(blocks), segment_B=segment_B.astype(np.int64), lane_B=lane_B)
 
 
 def _deal(num_rows_B: IntArray, segment_B: IntArray, lanes: int) -> IntArray:

@@ -21,6 +21,8 @@ from mixlake.mixing.program import Program, Resolution, make_program
 from mixlake.mixing.resolution import resolve, settle
 from mixlake.mixing.tilting import setting
 
+_MAX_LANES = 4096
+"""What is taken of every cell is kept for each lane, in every snapshot."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -77,7 +79,7 @@ class RunConfig:
         """
         if not _NAME.fullmatch(name):
             raise ConfigError(f"run name {name!r}: expected letters, digits, '_', '-' and '.'")
-        limits = (("seed", seed, 0, 2**63), ("chunk_size", chunk_size, 1, 2**31), ("lanes", lanes, 1, 2**31))
+        limits = (("seed", seed, 0, 2**63), ("chunk_size", chunk_size, 1, 2**31), ("lanes", lanes, 1, _MAX_LANES + 1))
         for label, value, least, limit in limits:
             if isinstance(value, bool) or not isinstance(value, int) or not least <= value < limit:
                 raise ConfigError(f"{label} is {value!r}; expected a whole number, {least} to {limit - 1}")
