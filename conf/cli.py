@@ -7,12 +7,12 @@ import re
 import sys
 import tempfile
 from collections.abc import Sequence, Set
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -39,7 +39,15 @@ _FLAGS_WITH_VALUE = (
     "--package",
     "-p",
 )
-_OPEN_DICTS = ("properties.", "options.", "set.", "tokens_per_byte.")
+_OPEN_DICTS = ("properties.", "options.", "set.", "tokens_per_byte.", "length.", "step.")
+_OPEN_KEYS = re.compile(r"mixture\.(\w+=|(shuffle|order_by|unimax)\.)")
+"""What a mixture may say or leave unsaid. Not its components: a typo in the name of one would add another one."""
+_OPTIONAL_KEYS = {
+    r"mixture(\.components\.[^.]+)+": ("where", "weight", "on_exhausted", "max_passes", "order_by", "components"),
+    r"curriculum\.stages\.[^.]+": ("until", "mixture", "weights", "ramp"),
+    r"curriculum\.stages\.[^.]+\.ramp": ("over", "shape", "changes"),
+}
+"""By path, keys that a config may leave out, for hints."""
 _GROUPS = ("mixture", "curriculum", "shuffle", "scale", "experiment", "dataset")
 _ESTIMATE = ("tokens_per_byte", "tokenizer")
 _DECISIVE = ("seed", "chunk_size", "lanes", "length", "step", *_ESTIMATE)
@@ -154,6 +162,14 @@ def _swept_name(name: str, asked: Set[str]) -> str:
 
 
 def _check_complete(name: str, config: DictConfig) -> None:
+    for path, node in [("", config), *((str(key) + ".", node) for key, node in config.items_ex(resolve=False))]:
+        kind = OmegaConf.get_type(node)
+        if isinstance(node, DictConfig) and is_dataclass(kind):
+            known = [field.name for field in fields(kind)]
+            for key in node:  # Hydra lets + add what nobody reads
+                if isinstance(key, str) and key not in known:
+                    hint = nearest(key, known)
+                    raise ConfigError(f"mixlake {name} has no key '{path}{key}'; there are: {listed(known, 30)}.{hint}")
     missing = sorted(map(str, OmegaConf.missing_keys(config)))
     if missing:
         raise ConfigError(f"mixlake {name} needs {listed(f'{key}=…' for key in missing)}; see mixlake {name} --help")
@@ -174,7 +190,8 @@ def _as_hydra_takes_them(name: str, positional: str | None, arguments: Sequence[
         if argument.startswith("-") or (flags[-1:] and flags[-1] in _FLAGS_WITH_VALUE):
             flags.append(argument)
         elif is_override or positional is None:
-            overrides.append(f"++{argument}" if argument.startswith(_OPEN_DICTS) else argument)
+            is_open = argument.startswith(_OPEN_DICTS) or _OPEN_KEYS.match(argument)
+            overrides.append(f"++{argument}" if is_open else argument)
         else:
             overrides.append(f"{positional}={_quoted(argument)}")
     return flags, overrides
@@ -187,6 +204,11 @@ def _quoted(text: str) -> str:
 
 def _explain_config_error(error: BaseException) -> str:
     """Return what is wrong with a config in one paragraph: the message and its cause, without Hydra's decoration."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, option = error.missing_cfg_file.strip("/").rpartition("/")
+        return (
+            f"there is no {group} {option!r}; there are: {listed(error.options, 30)}.{nearest(option, error.options)}"
+        )
     causes = [error]
     while causes[-1].__cause__ is not None:
         causes.append(causes[-1].__cause__)
@@ -201,7 +223,8 @@ def _nearest_key(error: BaseException) -> str:
     parent, key = getattr(error, "parent_node", None), getattr(error, "key", None)
     if not isinstance(parent, DictConfig) or parent._is_none() or key is None or key in parent:
         return ""
-    keys = [str(known) for known in parent]
+    above, keys = str(parent._get_full_key(None)), [str(known) for known in parent]
+    keys += [k for path, more in _OPTIONAL_KEYS.items() if re.fullmatch(path, above) for k in more if k not in keys]
     return f". There are: {listed(keys)}.{nearest(str(key), keys)}"
 
 

@@ -165,6 +165,11 @@ def test_a_process_follows_until_the_run_ends(mixlake: Mixlake) -> None:
             ["curriculum=mine", "curriculum.stages.first.until.chunks=null", "+curriculum.stages.first.until.epochs=3"],
             "first.until has no key 'epochs'; allowed: steps, chunks",
         ),
+        (["+lanse=4"], r"mixlake explain has no key 'lanse'; there are: .* Did you mean 'lanes'\?"),
+        (["mixture.unt=bytes"], r"mixture has no key 'unt'; allowed: .* Did you mean 'unit'\?"),
+        (["mixture.components.german.max_pases=2"], r"Could not override.* Did you mean 'max_passes'\?"),
+        (["curriculum=mine", "+curriculum.stages.first.untl.chunks=3"], r"first has no key 'untl'.* mean 'until'\?"),
+        (["curriculum=mien"], r"there is no curriculum 'mien'; there are: mine, .* Did you mean 'mine'\?"),
         (["length={epochs: 3}"], "length has no key 'epochs'; allowed: steps, chunks"),
     ],
 )

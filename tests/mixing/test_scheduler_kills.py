@@ -88,7 +88,7 @@ def test_a_scheduler_that_is_killed_at_any_moment_leaves_no_trace(
     assert follower.stdin is not None
     assert follower.stdout is not None
     runs: list[Run] = []
-    kills = 0
+    kills, kills_between_commits, reach = 0, 0, 0.5
     while kills < NUM_KILLS:
         if not runs or runs[-1].chunks.last()[2]:
             runs.append(Run.start(own, f"killed-{len(runs)}", MIXTURE, **settings))
@@ -96,16 +96,19 @@ def test_a_scheduler_that_is_killed_at_any_moment_leaves_no_trace(
         before = killed.chunks.last()[0]
         follower.stdin.write(f"{killed.name}\n")
         child = int(follower.stdout.readline())
-        time.sleep(rng.uniform(0.0, 0.5))
+        time.sleep(rng.uniform(0.0, reach))
         with contextlib.suppress(ProcessLookupError):  # it came to the end of the run
             os.kill(child, signal.SIGKILL)
             kills += 1
         assert follower.stdout.readline() == "gone\n"
         last = killed.chunks.last()[0]
         assert last >= before
+        kills_between_commits += last > before
+        reach = max(0.4, reach * 0.8) if last > before else min(8.0, reach * 1.3)  # half of them after it has begun
         assert [row["intervals"] for row in rows(killed, "chunk, intervals", "chunks")] == [
             row["intervals"] for row in chunks[: last + 1]
         ]
     runs[-1].schedule(1 << 20)
     assert [everything(run) == (chunks, weights) for run in runs] == [True] * len(runs)
-    print(f"killed {kills} times in {len(runs)} runs")  # noqa: T201  (what a soak reports)
+    assert kills_between_commits > kills / 5
+    print(f"killed {kills} times in {len(runs)} runs, {kills_between_commits} times after commits")  # noqa: T201  (what a soak reports)
