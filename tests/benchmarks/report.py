@@ -3,6 +3,7 @@
 import multiprocessing
 import resource
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,9 +37,8 @@ def show(title: str, lines: list[Line]) -> None:
 
 def alone(case: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
     """Run a case in a fresh process; return its result, and the process's peak memory in MB."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        result, peak = pool.apply(_measured, (case, *arguments))
-        return result, peak
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:  # its process may have children
+        return pool.submit(_measured, case, *arguments).result()
 
 
 def _measured(case: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
