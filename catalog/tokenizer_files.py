@@ -92,7 +92,7 @@ def as_tokenizer_json(vocabulary: Vocabulary) -> str:
     Every way to put a token together from two others is a merge, in the order of the ranks: pairs are then merged in
     the order in which tiktoken merges them.
     """
-    letters = _byte_letters()
+    letters = byte_letters()
     names = {token: "".join(letters[byte] for byte in token) for token in vocabulary.ranks}
     merges = []
     for token in sorted(vocabulary.ranks, key=vocabulary.ranks.__getitem__):
@@ -126,6 +126,13 @@ def as_tokenizer_json(vocabulary: Vocabulary) -> str:
         "model": model,
     }
     return json.dumps(definition, ensure_ascii=False)
+
+
+def byte_letters() -> list[str]:
+    """Return the letter that stands for each byte in a byte-level tokenizer.json: itself where it can be printed."""
+    printable = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
+    others = iter(range(256, 512))
+    return [chr(byte if byte in printable else next(others)) for byte in range(256)]
 
 
 def _from_json(path: Path, content: str, definition: Mapping[str, Any]) -> Vocabulary:
@@ -209,10 +216,3 @@ def _digest(*parts: bytes) -> str:
     for part in parts:
         digest.update(len(part).to_bytes(8, "little") + part)
     return digest.hexdigest()
-
-
-def _byte_letters() -> list[str]:
-    """Return the letter that stands for each byte in a byte-level tokenizer.json: itself where it can be printed."""
-    printable = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
-    others = iter(range(256, 512))
-    return [chr(byte if byte in printable else next(others)) for byte in range(256)]
