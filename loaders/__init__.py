@@ -2,7 +2,7 @@
 
 from mixlake.catalog.tokenizers import ByteTokenizer, CallableTokenizer, Tokenizer, TokenizerFile, load_tokenizer
 from mixlake.loaders.loader import Loader, make_loader
-from mixlake.loaders.losses import component_losses, sum_by_component
+from mixlake.loaders.losses import all_reduce_losses, component_losses, sum_by_component
 from mixlake.loaders.samples import SampleDataset
 from mixlake.loaders.sequences import PackedSequence
 from mixlake.loaders.state import merge_states
@@ -17,6 +17,7 @@ __all__ = [
     "TokenDataset",
     "Tokenizer",
     "TokenizerFile",
+    "all_reduce_losses",
     "component_losses",
     "load_tokenizer",
     "make_loader",

@@ -86,7 +86,7 @@ class Reading:
             raise ConfigError(f"world_size is {world_size}; run {run.name!r} has {lanes} lanes, which it must divide")
         if not 0 <= rank < world_size:
             raise ConfigError(f"rank is {rank}; expected 0 to {world_size - 1}")
-        chunks = 4 * lanes if lookahead is None else lookahead
+        chunks = min(4 * lanes, run.delay) if lookahead is None else lookahead
         if chunks < 1:
             raise ConfigError(f"lookahead is {lookahead}; expected a number of chunks, 1 or more")
         return cls(

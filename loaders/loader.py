@@ -64,6 +64,11 @@ class Loader(Generic[Item]):
         self.components = dataset.components
         self._weights_version: int | None = None
         adapts = dataset.run.config.adapt is not None and adapt
+        if adapts and dataset.reading.lookahead > dataset.run.delay:
+            raise ConfigError(
+                f"lookahead is {dataset.reading.lookahead}, but run {dataset.run.name!r} is to change its weights "
+                f"{dataset.run.delay} chunks after those that it has reached (adapt.delay)"
+            )
         self._reporter = None if dataset.reading.rank else Reporter(dataset.run, adapts=adapts)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -184,7 +189,7 @@ def make_loader(
         num_workers: worker processes; 0 loads in this one. The batches are the same for any number.
         rank: this data-parallel rank.
         world_size: number of data-parallel ranks; it must divide the run's lanes.
-        lookahead: chunks to schedule in advance; four per lane where it is not given.
+        lookahead: chunks to schedule in advance; four per lane where it is not given, at most the run's adapt.delay.
         timeout: seconds to wait for a chunk that another process schedules.
         cache_bytes: bound of what is held of files in memory, per process, in bytes as they lie in the files.
         on_error: ``raise``, or ``skip`` to deliver other samples in the place of those that cannot be read.

@@ -69,6 +69,7 @@ class Reporter:
         self._is_wanted = False
         self._is_closed = False
         self._error: BaseException | None = None
+        self._is_raised = False
         self._thread: threading.Thread | None = None
         self._opened = (-1, 0)
 
@@ -132,7 +133,8 @@ class Reporter:
         self._run.before_scheduling = lambda: None
         with self._condition:
             self._is_closed = False
-            self._raise_error()
+            if not self._is_raised:
+                self._raise_error()
 
     def _wait(self, is_so: Callable[[], bool]) -> None:
         with self._condition:
@@ -141,6 +143,7 @@ class Reporter:
 
     def _raise_error(self) -> None:
         if self._error is not None:
+            self._is_raised = True
             raise self._error
 
     def _is_due(self) -> bool:
