@@ -48,7 +48,7 @@ _OPTIONAL_KEYS = {
     r"curriculum\.stages\.[^.]+\.ramp": ("over", "shape", "changes"),
 }
 """By path, keys that a config may leave out, for hints."""
-_GROUPS = ("mixture", "curriculum", "shuffle", "scale", "experiment", "dataset")
+_GROUPS = ("mixture", "curriculum", "adapt", "shuffle", "scale", "experiment", "dataset")
 _ESTIMATE = ("tokens_per_byte", "tokenizer")
 _DECISIVE = ("seed", "chunk_size", "lanes", "length", "step", *_ESTIMATE)
 _QUIET = {
@@ -83,6 +83,7 @@ def _run_command(name: str, arguments: Sequence[str]) -> None:
         raise ConfigError(f"there is no command {name!r}; commands: {listed(COMMANDS, 30)}.{nearest(name, COMMANDS)}")
     command = COMMANDS[name]
     with tempfile.TemporaryDirectory(prefix="mixlake-") as folder:
+        arguments = ["replay=true" if given == "--replay" else given for given in arguments]
         arguments = _with_other_run(name, arguments, Path(folder))
         flags, overrides = _as_hydra_takes_them(name, command.positional, arguments)
         _compose_and_run(name, command, flags, overrides)

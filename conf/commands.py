@@ -19,7 +19,8 @@ from mixlake.conf.composed import (
     read_tokenizer,
 )
 from mixlake.conf.display import ProgressDisplay, print_frame
-from mixlake.mixing import Run, explain, list_runs
+from mixlake.conf.replay import print_replay
+from mixlake.mixing import Adapter, Run, explain, list_runs
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -215,6 +216,19 @@ def _schedule(config: DictConfig, console: Console) -> None:
     console.print(f"{num:,} chunks; the last one is {last:,}{', which ends the run' if is_ended else ''}")
 
 
+def _adapt(config: DictConfig, console: Console) -> None:
+    run = Run.load(open_catalog(config), config.run)
+    if config.replay:
+        print_replay(console, run, plain(config.adapt), config.rows)
+        return
+    if config.adapt is not None:
+        raise ConfigError("adapt=… is for --replay; a run adapts as it was declared")
+    adapter = Adapter(run)
+    with ProgressDisplay(console, f"adapting {run.name}") as progress:
+        num = adapter.follow(progress=progress) if config.follow else adapter.catch_up()
+    console.print(f"{num:,} steps taken in; the last one is {adapter.last_step:,}")
+
+
 def _weights(config: DictConfig, console: Console) -> None:
     run = Run.load(open_catalog(config), config.run)
     if config.set:
@@ -254,6 +268,7 @@ COMMANDS = {
     "fork": Command(summary="go on from a chunk of a run with something else", function=_fork),
     "runs": Command(summary="list the runs of a lake", function=_runs),
     "schedule": Command(summary="draw and commit a run's next chunks, or follow its loaders", function=_schedule),
+    "adapt": Command(summary="adapt a run's weights to its losses, or replay another policy", function=_adapt),
     "weights": Command(summary="list a run's weights versions and their causes, or set weights", function=_weights),
     "samples": Command(summary="list the samples of a chunk in delivery order", function=_samples),
     "lineage": Command(summary="find the chunks that drew some samples", function=_lineage, positional="where"),

@@ -80,7 +80,7 @@ def read_mixture(config: DictConfig) -> Mixture:
 
 def read_settings(config: DictConfig) -> dict[str, Any]:
     """Return what a run is declared with besides its mixture, as `mixlake.mixing.Run.start` and `fork` take it."""
-    keys = ("curriculum", "seed", "chunk_size", "lanes", "length", "step", "tokens_per_byte", "tokenizer")
+    keys = ("curriculum", "seed", "chunk_size", "lanes", "length", "step", "tokens_per_byte", "tokenizer", "adapt")
     return {key: plain(config[key]) for key in keys if key in config}
 
 
@@ -90,7 +90,7 @@ def write_declaration(run: Run, folder: Path, keys: Sequence[str]) -> dict[str, 
     Args:
         run: the run.
         folder: where the groups go.
-        keys: which of its settings, besides mixture and curriculum.
+        keys: which of its settings, besides mixture, curriculum and adapt.
     """
     config = run.config
     settings = {
@@ -107,6 +107,8 @@ def write_declaration(run: Run, folder: Path, keys: Sequence[str]) -> dict[str, 
     }
     if config.curriculum is not None:
         groups["curriculum"] = config.curriculum.to_dict()
+    if config.adapt is not None:
+        groups["adapt"] = config.adapt.to_dict()
     for group, declared in groups.items():
         package = "# @package _global_\n" if group == "origin" else ""
         (folder / group).mkdir()

@@ -14,7 +14,7 @@ from rich.console import Console
 from torch.nn import functional
 
 from mixlake.catalog import Catalog, ConfigError
-from mixlake.conf.composed import read_mixture
+from mixlake.conf.composed import plain, read_mixture
 from mixlake.conf.demo_model import ByteTransformer
 from mixlake.conf.demo_sources import register_installed_text
 from mixlake.conf.display import ProgressDisplay, print_rows
@@ -35,6 +35,8 @@ class Training:
     """Per step, delivered tokens, shape (K,)."""
     digest: str = ""
     """SHA-256 of all input ids in the order of delivery."""
+    weights_version: int = 1
+    """The newest weights of the last batch."""
     last_batch: dict[str, Any] = field(default_factory=dict)
 
     def mean_losses(self, steps: slice) -> torch.Tensor:
@@ -67,6 +69,7 @@ def run_demo(config: DictConfig, console: Console) -> None:
         seed=config.run.seed,
         chunk_size=config.run.chunk_size,
         lanes=config.run.lanes,
+        adapt=plain(config.adapt),
     )
     loader = make_loader(
         run,
@@ -109,13 +112,16 @@ def train(loader: Loader[Any], settings: DictConfig, progress: ProgressDisplay) 
         optimizer.step()
         schedule.step()
         loss_sum, num_tokens = sum_by_component(losses.view_as(batch["labels"]), batch)
+        loader.report(step, loss_sum, num_tokens)
         components = batch["component_ids"]
         training.loss_sums.append(loss_sum)
         training.num_tokens.append(num_tokens)
         training.delivered.append(torch.bincount(components[components >= 0], minlength=len(loader.components)))
         training.last_batch = batch
+        training.weights_version = max(batch["weights_versions"])
         digest.update(batch["input_ids"].numpy().tobytes())
         progress(step + 1, settings.steps, "steps")
+    loader.flush()
     training.digest = digest.hexdigest()
     return training
 
@@ -126,7 +132,9 @@ def _free_name(catalog: Catalog) -> str:
 
 
 def _print_results(console: Console, run: Run, training: Training, settings: DictConfig) -> None:
-    shares = torch.tensor(run.shares(1), dtype=torch.float64) / SCALE
+    shares, last = (
+        torch.tensor(run.shares(version), dtype=torch.float64) / SCALE for version in (1, training.weights_version)
+    )
     delivered_SK = torch.stack(training.delivered).cumsum(0)
     distance = (delivered_SK - delivered_SK.sum(1, keepdim=True) * shares).abs().max()
     window = max(1, len(training.delivered) // 10)
@@ -136,6 +144,7 @@ def _print_results(console: Console, run: Run, training: Training, settings: Dic
         {
             "component": name,
             "declared share": f"{shares[index]:.2%}",
+            "share at end": f"{last[index]:.2%}",
             "delivered share": f"{delivered_SK[-1][index] / total:.2%}",
             "tokens": int(delivered_SK[-1][index]),
             "loss at start": f"{start[index]:.3f}",
@@ -145,6 +154,12 @@ def _print_results(console: Console, run: Run, training: Training, settings: Dic
     ]
     title = f"{len(training.delivered)} steps, {int(total):,} tokens (losses in nats, means of {window} steps)"
     print_rows(console, rows, list(rows[0]), title)
+    if training.weights_version > 1:
+        console.print(
+            f"{training.weights_version - 1} times the weights followed the losses; mixlake weights run={run.name} "
+            f"lake={run.catalog.lake.uri} says when and why\n"
+        )
+        return
     allowed = run.config.lanes * settings.sequence_length
     console.print(
         f"at every step each component was within {float(distance):,.0f} tokens of its declared share "

@@ -114,6 +114,7 @@ class ExplainConfig(DeclaredConfig):
 class StartConfig(DeclaredConfig):
     """`mixlake run`."""
 
+    adapt: Any = None
     name: str = MISSING
 
 
@@ -127,6 +128,7 @@ class ForkConfig(LakeConfig):
     version: Any = None
     mixture: Any = MISSING
     curriculum: Any = None
+    adapt: Any = None
     seed: int = MISSING
     length: Any = None
     step: Any = None
@@ -148,6 +150,16 @@ class ScheduleConfig(RunConfig):
     num_chunks: int | None = None
     follow: bool = MISSING
     lookahead: int | None = None
+
+
+@dataclass(kw_only=True)
+class AdaptConfig(RunConfig):
+    """`mixlake adapt`."""
+
+    adapt: Any = None
+    follow: bool = MISSING
+    replay: bool = MISSING
+    rows: int = MISSING
 
 
 @dataclass(kw_only=True)
@@ -200,6 +212,7 @@ class DemoConfig(LakeConfig):
     """`mixlake demo`."""
 
     mixture: Any = MISSING
+    adapt: Any = None
     run: DemoRunConfig = field(default_factory=DemoRunConfig)
     demo: DemoTrainingConfig = field(default_factory=DemoTrainingConfig)
 
@@ -243,6 +256,7 @@ SCHEMAS: dict[str, type[LakeConfig]] = {
     "fork": ForkConfig,
     "runs": LakeConfig,
     "schedule": ScheduleConfig,
+    "adapt": AdaptConfig,
     "weights": WeightsConfig,
     "samples": SamplesConfig,
     "lineage": LineageConfig,

@@ -6,7 +6,7 @@ import importlib
 import inspect
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from mixlake.catalog import ConfigError
 from mixlake.catalog.errors import listed, nearest
@@ -94,11 +94,25 @@ def _make(declaration: Mapping[str, Any], setting: Setting, path: str) -> Policy
     for name in options:
         if name not in names:
             raise ConfigError(f"{path} has no {name!r}; {target} has: {listed(names)}.{nearest(name, names)}")
+    hints = get_type_hints(found.__init__)
+    for name, value in options.items():
+        _check_type(value, hints.get(name), f"{path}.{name}")
     try:
         policy: Policy = found(setting, **options)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{path}: {target}: {error}") from error
     return policy
+
+
+def _check_type(value: Any, hint: Any, path: str) -> None:
+    """Refuse a value of another type than the constructor's hint says, where that is of plain types."""
+    allowed = get_args(hint) or (hint,)
+    plain = {float: (int, float), int: (int,), bool: (bool,), str: (str,), type(None): (type(None),)}
+    if not all(kind in plain for kind in allowed):
+        return
+    if (isinstance(value, bool) and bool not in allowed) or not any(isinstance(value, plain[kind]) for kind in allowed):
+        names = " or ".join("null" if kind is type(None) else kind.__name__ for kind in allowed)
+        raise ConfigError(f"{path} is {value!r}; expected {names}")
 
 
 def _bounds(config: Mapping[str, Any], path: str) -> Bounds:
