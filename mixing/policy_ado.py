@@ -99,17 +99,8 @@ class Ado:
         Raises:
             ConfigError: a number is out of range.
         """
-        parts = (smoothing, credit_smoothing, epsilon_floor)
-        if interval < 1 or not 0 <= ignore_steps < start_step:
-            raise ConfigError(
-                f"ignore_steps is {ignore_steps}, start_step {start_step}, interval {interval}; "
-                "expected 0 <= ignore_steps < start_step, and 1 or more"
-            )
-        if not all(0 < part <= 1 for part in parts) or not 0 <= floor < 1:
-            raise ConfigError(
-                f"smoothing is {smoothing}, credit_smoothing {credit_smoothing}, epsilon_floor {epsilon_floor}, "
-                f"floor {floor}; expected more than 0 to 1, and 0 to 1"
-            )
+        _check_steps(ignore_steps, start_step, interval)
+        _check_parts(floor, smoothing=smoothing, credit_smoothing=credit_smoothing, epsilon_floor=epsilon_floor)
         self._setting = setting
         self._ignore_steps = ignore_steps
         self._start_step = start_step
@@ -268,3 +259,19 @@ def _initial(prior: FloatArray) -> AdoState:
 def _laws(state: AdoState, which: BoolArray | slice = slice(None)) -> Laws:
     a, e, alpha = state.log_beta[which], state.log_epsilon[which], state.alpha[which]
     return Laws(log_beta=a, log_epsilon=e, alpha=alpha, objective=np.zeros(len(a)))
+
+
+def _check_steps(ignore_steps: int, start_step: int, interval: int) -> None:
+    if interval < 1 or not 0 <= ignore_steps < start_step:
+        raise ConfigError(
+            f"ignore_steps is {ignore_steps}, start_step {start_step}, interval {interval}; "
+            "expected 0 <= ignore_steps < start_step, and 1 or more"
+        )
+
+
+def _check_parts(floor: float, **parts: float) -> None:
+    for name, part in parts.items():
+        if not 0 < part <= 1:
+            raise ConfigError(f"{name} is {part}; expected more than 0, at most 1")
+    if not 0 <= floor < 1:
+        raise ConfigError(f"floor is {floor}; expected 0 or more, less than 1")

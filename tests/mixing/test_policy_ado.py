@@ -218,7 +218,7 @@ def test_what_has_no_declared_share_is_never_given_one() -> None:
     ("make", "message"),
     [
         (lambda: Ado(SETTING, ignore_steps=5, start_step=5), "ignore_steps is 5"),
-        (lambda: Ado(SETTING, floor=1.0), "floor 1.0"),
+        (lambda: Ado(SETTING, floor=1.0), "floor is 1.0"),
         (lambda: MixteraAdo(SETTING, variant="v4"), "variant is 'v4'"),
         (lambda: MixteraAdo(SETTING, ignore_steps=1000), "start_step is 1000; expected more than"),
         (lambda: AuthorsAdo(SETTING, interval=0), "interval is 0"),
