@@ -15,7 +15,7 @@ from scipy.optimize import minimize
 
 from mixlake.mixing.inference import FloatArray
 from mixlake.mixing.laws import fit_laws
-from mixlake.mixing.policies import Setting
+from mixlake.mixing.policies import Policy, Setting
 from mixlake.mixing.policy_ado import Ado
 from mixlake.mixing.policy_ado_published import AuthorsAdo
 from tests.benchmarks.report import Line, alone, show
@@ -26,7 +26,11 @@ DELTA = 1e-3
 def traces(num: int, length: int) -> tuple[FloatArray, FloatArray]:
     rng = np.random.default_rng(0)
     counts = np.linspace(500, 2000, length) * 64 * np.ones((num, 1))
-    epsilon, beta, alpha = (rng.uniform(*limits, (num, 1)) for limits in ((1.7, 3), (0.5, 80), (0.05, 0.7)))
+    epsilon, beta, alpha = (
+        rng.uniform(1.7, 3, (num, 1)),
+        rng.uniform(0.5, 80, (num, 1)),
+        rng.uniform(0.05, 0.7, (num, 1)),
+    )
     return counts, (epsilon + beta * counts**-alpha) * np.exp(0.01 * rng.standard_normal(counts.shape))
 
 
@@ -75,7 +79,7 @@ def _best_of_384(x: FloatArray, z: FloatArray) -> float:
 def step_times(num: int, num_steps: int) -> tuple[float, float, float]:
     """Median seconds of a step without a fit, and of the last fits of `Ado` and `AuthorsAdo`."""
     setting = Setting(components=tuple(f"c{k}" for k in range(num)), prior=np.full(num, 1 / num))
-    policies = (
+    policies: tuple[Policy, Policy] = (
         Ado(setting, interval=1000),
         AuthorsAdo(setting, ignore_steps=500, start_step=1000, interval=1000, sequence_length=1024),
     )
