@@ -92,15 +92,18 @@ def _run(folder: Path, kind: str) -> Run:
 
 
 def ours(folder: Path, kind: str, workers: int) -> tuple[float, float]:
-    """Return characters per second after the first sample, and the seconds until that."""
-    run = _run(folder, kind)
-    begun = time.perf_counter()
-    texts = _texts(run, workers)
-    next(texts)
-    first = time.perf_counter() - begun
-    begun = time.perf_counter()
-    num = sum(map(len, texts))
-    return num / (time.perf_counter() - begun), first
+    """Return characters per second after the first sample, of the faster of two passes, and the seconds until it."""
+    passes = []
+    for _ in range(2):
+        run = _run(folder, kind)
+        begun = time.perf_counter()
+        texts = _texts(run, workers)
+        next(texts)
+        first = time.perf_counter() - begun
+        begun = time.perf_counter()
+        num = sum(map(len, texts))
+        passes.append((num / (time.perf_counter() - begun), first))
+    return max(passes)
 
 
 def _texts(run: Run, workers: int) -> Iterator[str]:
@@ -114,10 +117,12 @@ def _texts(run: Run, workers: int) -> Iterator[str]:
 def bare(folder: Path, kind: str) -> float:
     """Return characters per second of a loop that does nothing but read and parse, in one process."""
     texts: dict[str, Callable[[Path], Iterator[str]]] = {"jsonl": _ranges, "zst": _decompressed, "parquet": _decoded}
-    _run(folder, kind)
-    begun = time.perf_counter()
-    num = sum(map(len, texts[kind](folder)))
-    return num / (time.perf_counter() - begun)
+    passes = []
+    for _ in range(2):
+        begun = time.perf_counter()
+        num = sum(map(len, texts[kind](folder)))
+        passes.append(num / (time.perf_counter() - begun))
+    return max(passes)
 
 
 def _ranges(folder: Path) -> Iterator[str]:
