@@ -29,9 +29,9 @@ _NUM_POLISHED = 6
 _NUM_POINTS_OF_STARTS = 256
 _NUM_ROUNDS_ON_GRID = 10
 """Rounds in which α stays where it is, so that a narrow minimum at its limit is not left at once."""
-_MAX_ROUNDS = 200
-_PATIENCE = 8
-_GAIN = 1e-10
+_MAX_ROUNDS = 400
+_PATIENCE = 20
+_GAIN = 1e-13
 """Relative decrease of the objective in one round that counts as progress."""
 
 
