@@ -137,3 +137,11 @@ def test_a_process_adapts_until_the_run_ends(lake: Path, mixlake: Callable[..., 
     assert "the last one is 24" in output
     decisions: list[Any] = run.decisions.read()
     assert [decision.step for decision in decisions] == [9, 19]
+
+
+@pytest.mark.parametrize("name", ["ado", "ado_jax", "ado_mixtera", "average", "exponentiated", "odm"])
+def test_every_group_starts_a_run(lake: Path, mixlake: Callable[..., str], name: str) -> None:
+    mixlake("run", "--config-dir", str(lake / "my"), "mixture=two", f"name=with-{name}", f"adapt={name}")
+    config = Run.load(Catalog.open(str(lake / "lake")), f"with-{name}").config
+    assert config.adapt is not None
+    assert config.adapt.bounds.floor == 0.0
