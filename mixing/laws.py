@@ -296,7 +296,12 @@ def _solved(
     damped[held] = 0.0
     damped.transpose(0, 2, 1)[held] = 0.0
     damped[:, diagonal, diagonal] = np.where(held, 1.0, damped[:, diagonal, diagonal])
+    wanted = np.where(held, 0.0, gradient)[..., None]
     with np.errstate(all="ignore"):
-        step = np.linalg.solve(damped, np.where(held, 0.0, gradient)[..., None])[..., 0]
+        try:
+            step = np.linalg.solve(damped, wanted)[..., 0]
+        except np.linalg.LinAlgError:  # points too few or too alike: one of the matrices is singular to the last bit
+            damped[:, diagonal, diagonal] += 1e-9 * size.max(axis=1, keepdims=True) + 1e-300
+            step = np.linalg.solve(damped, wanted)[..., 0]
     result: FloatArray = np.nan_to_num(np.clip(step, -10.0, 10.0))
     return result
