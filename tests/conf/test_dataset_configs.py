@@ -390,7 +390,7 @@ def test_help_lists_the_configs_and_shows_the_chosen_one(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["dataset=dolmo"], "Could not find 'dataset/dolmo'. Available options in 'dataset': dolma. "),
+        (["dataset=dolmo"], "there is no dataset 'dolmo'; there are: dolma, fineweb, "),
         (["--config-dir", "my", "dataset=mine"], "Key 'propertys' not in 'RegisterConfig'"),
         (["dataset=dolma"], "property 'source' of 'a': no record has a field 'source'; fields: text, meta"),
     ],
