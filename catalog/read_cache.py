@@ -37,6 +37,16 @@ class ReadCache:
         """
         return (self._on_disk if on_disk else self._in_memory).get(key, decode)
 
+    @property
+    def num_hits(self) -> int:
+        """How often a piece was there."""
+        return self._in_memory.num_hits + self._on_disk.num_hits
+
+    @property
+    def num_misses(self) -> int:
+        """How often a piece had to be decoded."""
+        return self._in_memory.num_misses + self._on_disk.num_misses
+
 
 class _Pieces:
     def __init__(self, max_bytes: int) -> None:
@@ -44,17 +54,22 @@ class _Pieces:
         self._pieces: OrderedDict[Hashable, tuple[Any, Size]] = OrderedDict()
         self._lock = threading.Lock()
         self._decoding: dict[Hashable, threading.Lock] = {}
+        self.num_hits = 0
+        self.num_misses = 0
 
     def get(self, key: Hashable, decode: Callable[[], tuple[Any, Size]]) -> Any:
         with self._lock:
             if key in self._pieces:
                 self._pieces.move_to_end(key)
+                self.num_hits += 1
                 return self._pieces[key][0]
             turn = self._decoding.setdefault(key, threading.Lock())
         with turn:
             with self._lock:
                 if key in self._pieces:
+                    self.num_hits += 1
                     return self._pieces[key][0]
+                self.num_misses += 1
             piece, size = decode()
             with self._lock:
                 self._pieces[key] = piece, size

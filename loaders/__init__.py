@@ -6,6 +6,7 @@ from mixlake.loaders.losses import all_reduce_losses, component_losses, sum_by_c
 from mixlake.loaders.samples import SampleDataset
 from mixlake.loaders.sequences import PackedSequence
 from mixlake.loaders.state import merge_states
+from mixlake.loaders.stats import Stats
 from mixlake.loaders.tokens import TokenDataset
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Loader",
     "PackedSequence",
     "SampleDataset",
+    "Stats",
     "TokenDataset",
     "Tokenizer",
     "TokenizerFile",

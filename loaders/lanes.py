@@ -18,11 +18,14 @@ from mixlake.catalog import ConfigError
 from mixlake.catalog.problems import OnError, checked_on_error
 from mixlake.loaders.collate import Batch
 from mixlake.loaders.documents import LaneChunks, first_index
-from mixlake.loaders.feed import ChunkFeed
+from mixlake.loaders.feed import ChunkFeed, Drawing, Supply, Waiting
 from mixlake.loaders.images import Images
+from mixlake.loaders.placement import Group, Placement, place
 from mixlake.loaders.reading import SampleReader
 from mixlake.loaders.replacing import Replacements
+from mixlake.loaders.scheduling import BackgroundScheduler
 from mixlake.loaders.state import Identity, check_state, chunk_reached, lane_states, make_state
+from mixlake.loaders.stats import Counts
 from mixlake.mixing import Run
 
 Item = TypeVar("Item")
@@ -53,10 +56,9 @@ class Delivery(NamedTuple, Generic[Item]):
 class Reading:
     """How a process reads."""
 
-    rank: int
-    world_size: int
+    placement: Placement
     lookahead: int
-    """Chunks to schedule at a time, where this process schedules."""
+    """Chunks to schedule in advance, where this process schedules."""
     timeout: float
     """Seconds to wait for a chunk that another process schedules."""
     cache_bytes: int
@@ -69,8 +71,10 @@ class Reading:
         cls,
         run: Run,
         *,
-        rank: int,
-        world_size: int,
+        rank: int | None,
+        world_size: int | None,
+        group: Group | None,
+        schedules: bool | None,
         lookahead: int | None,
         timeout: float,
         cache_bytes: int,
@@ -79,19 +83,15 @@ class Reading:
         """Return it checked for a run.
 
         Raises:
-            ConfigError: ``world_size`` does not divide the lanes, or a number is out of range.
+            ConfigError: a number is out of range, or they do not go together (see `placement.place`).
         """
         lanes = run.config.lanes
-        if world_size < 1 or lanes % world_size:
-            raise ConfigError(f"world_size is {world_size}; run {run.name!r} has {lanes} lanes, which it must divide")
-        if not 0 <= rank < world_size:
-            raise ConfigError(f"rank is {rank}; expected 0 to {world_size - 1}")
+        placement = place(rank=rank, world_size=world_size, group=group, schedules=schedules, num_lanes=lanes)
         chunks = min(4 * lanes, run.delay) if lookahead is None else lookahead
         if chunks < 1:
             raise ConfigError(f"lookahead is {lookahead}; expected a number of chunks, 1 or more")
         return cls(
-            rank=rank,
-            world_size=world_size,
+            placement=placement,
             lookahead=chunks,
             timeout=timeout,
             cache_bytes=cache_bytes,
@@ -102,8 +102,7 @@ class Reading:
 class LaneDataset(IterableDataset[Item], Generic[Item]):
     """What both datasets share: lanes, turns and state.
 
-    Iterated in the main process of rank 0 it schedules the chunks that it needs; in a worker process or on another rank
-    it waits for them.
+    One process schedules the run while it reads: that of rank 0, or its first worker. All others wait for chunks.
     """
 
     def __init__(self, run: Run, kind: str, reading: Reading) -> None:
@@ -112,6 +111,7 @@ class LaneDataset(IterableDataset[Item], Generic[Item]):
         self.reading = reading
         self.identity = Identity(
             run=run.name,
+            catalog_version=run.config.catalog_version,
             config_hash=run.config.config_hash,
             lanes=lanes,
             kind=kind,
@@ -120,7 +120,8 @@ class LaneDataset(IterableDataset[Item], Generic[Item]):
         self._first_chunk = run.config.at_chunk
         self.components = run.components
         """Names that component ids index."""
-        self.lanes = list(range(reading.rank, lanes, reading.world_size))
+        self.lanes = list(range(reading.placement.rank, lanes, reading.placement.world_size))
+        self._reader: SampleReader | None = None
         self._lane_states: dict[int, dict[str, Any]] = {lane: {"num_items": 0} for lane in self.lanes}
 
     def open_lane(self, chunks: LaneChunks, state: dict[str, Any] | None) -> Lane[Item]:
@@ -139,6 +140,10 @@ class LaneDataset(IterableDataset[Item], Generic[Item]):
         """Return items as a batch."""
         raise NotImplementedError
 
+    def num_tokens(self, items: Sequence[Item]) -> int:  # noqa: ARG002
+        """Return how many tokens items hold, without padding; 0 where they are not tokens."""
+        return 0
+
     def __iter__(self) -> Iterator[Item]:
         worker = get_worker_info()
         number, num_workers = (worker.id, worker.num_workers) if worker else (0, 1)
@@ -146,9 +151,38 @@ class LaneDataset(IterableDataset[Item], Generic[Item]):
             self.note(delivery)
             yield delivery.item
 
-    def deliveries(self, worker: int = 0, num_workers: int = 1) -> Iterator[Delivery[Item]]:
-        """Yield the items of a worker's lanes in turn; worker w of n has every n-th lane of the rank."""
-        lanes = self._open(self.lanes[worker::num_workers])
+    def deliveries(
+        self, worker: int = 0, num_workers: int = 1, *, schedules: bool | None = None
+    ) -> Iterator[Delivery[Item]]:
+        """Yield the items of a worker's lanes in turn; worker w of n has every n-th lane of the rank.
+
+        Args:
+            worker: number of the worker.
+            num_workers: how many there are.
+            schedules: whether it schedules the run; None is if this rank does and it is its first worker.
+        """
+        run, reading, placement = self.run, self.reading, self.reading.placement
+        lanes = self.lanes[worker::num_workers]
+        if not (placement.schedules and worker == 0 if schedules is None else schedules):
+            yield from self._take_turns(lanes, Waiting(run, reading.timeout))
+        elif placement.is_alone and num_workers == 1:
+            yield from self._take_turns(lanes, Drawing(run, reading.lookahead))
+        else:
+            with BackgroundScheduler(run, reading.lookahead, self.chunks_reached()) as scheduler:
+                for delivery in self._take_turns(lanes, scheduler):
+                    scheduler.reach(self.reached_by(delivery))
+                    yield delivery
+
+    def reached_by(self, delivery: Delivery[Item]) -> int:
+        """Return how many of the run's chunks the lane of a delivery has come to."""
+        return delivery.turn[1] + self.run.config.lanes * chunk_reached(delivery.lane_state)
+
+    def counts(self) -> Counts:
+        """Return what this process has read in its last iteration."""
+        return Counts() if self._reader is None else self._reader.counts()
+
+    def _take_turns(self, numbers: Sequence[int], supply: Supply) -> Iterator[Delivery[Item]]:
+        lanes = self._open(numbers, supply)
         turns = [(int(self._lane_states[lane]["num_items"]), lane) for lane in lanes]
         heapq.heapify(turns)
         while turns:
@@ -158,9 +192,12 @@ class LaneDataset(IterableDataset[Item], Generic[Item]):
                 heapq.heappop(turns)
                 continue
             heapq.heapreplace(turns, (num_items + 1, lane))
-            lane_state = lanes[lane].state()
-            lane_state["num_items"] = num_items + 1
-            yield Delivery((num_items, lane), item, lane_state)
+            lane_state = {"num_items": num_items + 1, **lanes[lane].state()}
+            yield Delivery(turn=(num_items, lane), item=item, lane_state=lane_state)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the reader behind: each process opens its own."""
+        return {**self.__dict__, "_reader": None}
 
     def note(self, delivery: Delivery[Item]) -> None:
         """Note that an item has been delivered: a state from now on stands after it."""
@@ -197,11 +234,10 @@ class LaneDataset(IterableDataset[Item], Generic[Item]):
                     f"loader state has gone past chunk {at_chunk}, where run {self.run.name!r} begins; fork further on"
                 )
 
-    def _open(self, numbers: Sequence[int]) -> dict[int, Lane[Item]]:
+    def _open(self, numbers: Sequence[int], supply: Supply) -> dict[int, Lane[Item]]:
         run, reading = self.run, self.reading
-        schedules = get_worker_info() is None and reading.rank == 0
-        feed = ChunkFeed(run, schedules=schedules, lookahead=reading.lookahead, timeout=reading.timeout)
-        reader = SampleReader(
+        feed = ChunkFeed(run, numbers, supply)
+        self._reader = reader = SampleReader(
             run.catalog,
             fields=self.fields(),
             cache_bytes=reading.cache_bytes,

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import heapq
-from collections import deque
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
 from itertools import islice
-from multiprocessing import get_context
-from multiprocessing.context import BaseContext
 from typing import Any, Generic, TypedDict, TypeVar, Unpack
 
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
-
-from mixlake.catalog import ConfigError, MixlakeError
+from mixlake.catalog import ConfigError
 from mixlake.catalog.errors import listed
 from mixlake.catalog.tokenizers import TokenizerSpec
 from mixlake.loaders.collate import Batch
 from mixlake.loaders.lanes import Delivery, LaneDataset
+from mixlake.loaders.placement import Group
 from mixlake.loaders.reporting import Reporter
 from mixlake.loaders.samples import SampleDataset
 from mixlake.loaders.scheduling import BackgroundScheduler
 from mixlake.loaders.sequences import PackedSequence
+from mixlake.loaders.stats import Counts, Meter, Stats
 from mixlake.loaders.tokens import TokenDataset
+from mixlake.loaders.workers import Workers
 from mixlake.mixing import Run
 
 Item = TypeVar("Item")
+_LOG = logging.getLogger("mixlake.loaders")
 
 
 class Loader(Generic[Item]):
@@ -41,7 +40,8 @@ class Loader(Generic[Item]):
         batch_size: int,
         num_workers: int,
         multiprocessing_context: str,
-        adapt: bool = True,
+        adapt: bool,
+        log_every: int | None,
     ) -> None:
         if batch_size < 1 or num_workers < 0:
             raise ConfigError(
@@ -49,18 +49,23 @@ class Loader(Generic[Item]):
             )
         if num_workers > len(dataset.lanes):
             raise ConfigError(
-                f"num_workers is {num_workers}, but rank {dataset.reading.rank} has {len(dataset.lanes)} lanes; "
-                "every worker needs one"
+                f"num_workers is {num_workers}, but rank {dataset.reading.placement.rank} has {len(dataset.lanes)} "
+                "lanes; every worker needs one"
             )
         if num_workers and multiprocessing_context not in ("forkserver", "spawn"):
             raise ConfigError(
                 f"multiprocessing_context is {multiprocessing_context!r}; expected forkserver or spawn: "
                 "the lake's handles do not survive a fork"
             )
+        if log_every is not None and log_every < 1:
+            raise ConfigError(f"log_every is {log_every}; expected a number of batches, 1 or more")
         self.dataset = dataset
         self.batch_size = batch_size
         self.num_workers = num_workers
         self._context = multiprocessing_context
+        self._log_every = log_every
+        self._meter = Meter()
+        self._workers: Workers[Item] | None = None
         self.components = dataset.components
         self._weights_version: int | None = None
         adapts = dataset.run.config.adapt is not None and adapt
@@ -69,7 +74,7 @@ class Loader(Generic[Item]):
                 f"lookahead is {dataset.reading.lookahead}, but run {dataset.run.name!r} is to change its weights "
                 f"{dataset.run.delay} chunks after those that it has reached (adapt.delay)"
             )
-        self._reporter = None if dataset.reading.rank else Reporter(dataset.run, adapts=adapts)
+        self._reporter = Reporter(dataset.run, adapts=adapts) if dataset.reading.placement.leads else None
 
     def __iter__(self) -> Iterator[Batch]:
         if self._reporter is None or self.dataset.run.config.adapt is None:
@@ -82,22 +87,38 @@ class Loader(Generic[Item]):
             self._reporter.close()
 
     def _iterate(self) -> Iterator[Batch]:
-        if not self.num_workers:
-            yield from self._batches(self.dataset.deliveries())
+        self._meter.begin()
+        try:
+            if not self.num_workers:
+                yield from self._batches(self.dataset.deliveries())
+                return
+            with ExitStack() as stack:
+                yield from self._batches(self._from_workers(stack))
+        finally:
+            self._meter.end(self._read())
+            self._workers = None
+
+    def stats(self) -> Stats:
+        """Return how loading has gone since the loader was made: waiting, rates, queues, cache."""
+        num_ready = self._workers.num_ready if self._workers else ()
+        return self._meter.stats(self._read(), num_ready)
+
+    def _read(self) -> Counts:
+        counts = self._workers.counts if self._workers else [self.dataset.counts()]
+        return sum(counts, Counts())
+
+    def _from_workers(self, stack: ExitStack) -> Iterator[Delivery[Item]]:
+        dataset = self.dataset
+        bundle_size = -(-self.batch_size // self.num_workers)
+        self._workers = stack.enter_context(Workers(dataset, self.num_workers, bundle_size, self._context))
+        if not dataset.reading.placement.schedules:
+            yield from self._workers.deliveries(lambda: None)
             return
-        workers = DataLoader(
-            _Bundles(self.dataset, -(-self.batch_size // self.num_workers)),
-            batch_size=None,
-            num_workers=self.num_workers,
-            multiprocessing_context=_context(self._context),
-            collate_fn=_as_it_is,
-        )
-        if self.dataset.reading.rank:
-            yield from self._batches(_in_turn(iter(workers), self.num_workers))
-            return
-        with BackgroundScheduler(self.dataset.run, self.dataset.reading.lookahead) as scheduler:
-            deliveries = _in_turn(scheduler.attend(iter(workers)), self.num_workers)
-            yield from self._batches(scheduler.watch(deliveries))
+        reached = dataset.chunks_reached()
+        scheduler = stack.enter_context(BackgroundScheduler(dataset.run, dataset.reading.lookahead, reached))
+        for delivery in self._workers.deliveries(scheduler.check):
+            scheduler.reach(dataset.reached_by(delivery))
+            yield delivery
 
     def report(self, step: int, loss_sum: Any, num_tokens: Any) -> None:
         """Say what a training step made of its batches; rank 0 passes it on, other ranks need not but may.
@@ -139,12 +160,19 @@ class Loader(Generic[Item]):
         self.dataset.load_state_dict(state)
 
     def _batches(self, deliveries: Iterator[Delivery[Item]]) -> Iterator[Batch]:
+        dataset = self.dataset
         while batch := list(islice(deliveries, self.batch_size)):
             for delivery in batch:
-                self.dataset.note(delivery)
+                dataset.note(delivery)
                 if isinstance(delivery.item, PackedSequence):
                     self._weights_version = max(self._weights_version or 0, delivery.item.weights_version)
-            yield self.dataset.collate([delivery.item for delivery in batch])
+            items = [delivery.item for delivery in batch]
+            collated = dataset.collate(items)
+            self._meter.deliver(len(items), dataset.num_tokens(items))
+            if self._log_every and self._meter.num_batches % self._log_every == 0:
+                _LOG.info("run %s, rank %d: %s", dataset.run.name, dataset.reading.placement.rank, self.stats().line())
+            yield collated
+            self._meter.wait()
 
 
 class SampleOptions(TypedDict, total=False):
@@ -165,19 +193,22 @@ def make_loader(
     packing: str = "concat",
     overlap: int = 1,
     num_workers: int = 0,
-    rank: int = 0,
-    world_size: int = 1,
+    rank: int | None = None,
+    world_size: int | None = None,
+    group: Group | None = None,
+    schedules: bool | None = None,
     lookahead: int | None = None,
     timeout: float = 300.0,
     cache_bytes: int = 256 << 20,
     on_error: str = "raise",
     multiprocessing_context: str = "forkserver",
     adapt: bool = True,
+    log_every: int | None = None,
     **samples: Unpack[SampleOptions],
 ) -> Loader[Any]:
     """Return a loader of a run's batches: packed tokens, or samples where ``tokenizer`` is None.
 
-    Rank 0 schedules the run while it loads; other ranks wait for its chunks.
+    One process schedules the run while it loads, that of rank 0; the others wait for its chunks.
 
     Args:
         run: the run.
@@ -187,92 +218,33 @@ def make_loader(
         packing: ``concat`` cuts documents where a sequence ends; ``best_fit`` cuts only those longer than a sequence.
         overlap: 1 if the label of a sequence's last position may be the first token of the next one, 0 if not.
         num_workers: worker processes; 0 loads in this one. The batches are the same for any number.
-        rank: this data-parallel rank.
+        rank: this data-parallel rank; 0 where neither it nor a group is given.
         world_size: number of data-parallel ranks; it must divide the run's lanes.
+        group: in place of both: the data-parallel process group or mesh dimensions; tensor, pipeline and context
+            parallel ranks get the same batches.
+        schedules: whether this process schedules; None is rank 0, with a group the global one, and False everywhere
+            leaves it to ``mixlake schedule follow=true``.
         lookahead: chunks to schedule in advance; four per lane where it is not given, at most the run's adapt.delay.
         timeout: seconds to wait for a chunk that another process schedules.
         cache_bytes: bound of what is held of files in memory, per process, in bytes as they lie in the files.
         on_error: ``raise``, or ``skip`` to deliver other samples in the place of those that cannot be read.
         multiprocessing_context: ``forkserver`` or ``spawn``.
         adapt: whether rank 0 adapts the run's weights, where it is declared to; else ``mixlake adapt`` does.
+        log_every: batches after which a line about `stats` goes to the logger ``mixlake.loaders``, at level INFO.
         **samples: for samples, ``fields``, ``images``, ``transform`` and ``collate`` of `SampleDataset`.
 
     Raises:
         ConfigError: a number is out of range, or the tokenizer cannot be loaded.
     """
-    where: dict[str, Any] = {"rank": rank, "world_size": world_size, "lookahead": lookahead, "timeout": timeout}
-    common = {**where, "cache_bytes": cache_bytes, "on_error": on_error}
+    reading: dict[str, Any] = {"rank": rank, "world_size": world_size, "group": group, "schedules": schedules}
+    reading |= {"lookahead": lookahead, "timeout": timeout, "cache_bytes": cache_bytes, "on_error": on_error}
     of_tokens: dict[str, Any] = {"sequence_length": sequence_length, "packing": packing, "overlap": overlap}
     dataset: LaneDataset[Any]
     if tokenizer is None:
-        dataset = SampleDataset(run, **samples, **common)
+        dataset = SampleDataset(run, **samples, **reading)
     elif not samples:
-        dataset = TokenDataset(run, tokenizer=tokenizer, **of_tokens, **common)
+        dataset = TokenDataset(run, tokenizer=tokenizer, **of_tokens, **reading)
     else:
         raise ConfigError(f"{listed(samples)} goes with tokenizer=None; tokens are made of the text alone")
     workers: dict[str, Any] = {"num_workers": num_workers, "multiprocessing_context": multiprocessing_context}
-    return Loader(dataset, batch_size=batch_size, adapt=adapt, **workers)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Bundle:
-    """Some deliveries of one worker, sent together."""
-
-    worker: int
-    deliveries: list[Delivery[Any]]
-    is_last: bool
-    error: MixlakeError | None = None
-    """What ended the worker; sent as it is, where torch would wrap it in a traceback."""
-
-
-class _Bundles(IterableDataset[_Bundle]):
-    """What a worker process iterates."""
-
-    def __init__(self, dataset: LaneDataset[Any], size: int) -> None:
-        self._dataset = dataset
-        self._size = size
-
-    def __iter__(self) -> Iterator[_Bundle]:
-        worker = get_worker_info()
-        assert worker is not None
-        deliveries = self._dataset.deliveries(worker.id, worker.num_workers)
-        try:
-            while bundle := list(islice(deliveries, self._size)):
-                yield _Bundle(worker=worker.id, deliveries=bundle, is_last=False)
-        except MixlakeError as error:
-            yield _Bundle(worker=worker.id, deliveries=[], is_last=True, error=error)
-        else:
-            yield _Bundle(worker=worker.id, deliveries=[], is_last=True)
-
-
-def _context(name: str) -> BaseContext:
-    """Return a context whose workers start in a moment: the fork server imports torch once, for all of them."""
-    context = get_context(name)
-    if name == "forkserver":
-        context.set_forkserver_preload(["__main__", "mixlake.loaders"])
-    return context
-
-
-def _as_it_is(bundle: Any) -> Any:
-    return bundle
-
-
-def _in_turn(bundles: Iterator[_Bundle], num_workers: int) -> Iterator[Delivery[Any]]:
-    """Merge what the workers send into the order in which one process would deliver it."""
-    waiting: list[deque[Delivery[Any]]] = [deque() for _ in range(num_workers)]
-    alive = set(range(num_workers))
-
-    def from_worker(worker: int) -> Iterator[Delivery[Any]]:
-        while True:
-            while not waiting[worker] and worker in alive:
-                bundle = next(bundles)
-                if bundle.error is not None:
-                    raise bundle.error
-                waiting[bundle.worker].extend(bundle.deliveries)
-                if bundle.is_last:
-                    alive.discard(bundle.worker)
-            if not waiting[worker]:
-                return
-            yield waiting[worker].popleft()
-
-    return heapq.merge(*map(from_worker, range(num_workers)), key=lambda delivery: delivery.turn)
+    return Loader(dataset, batch_size=batch_size, adapt=adapt, log_every=log_every, **workers)

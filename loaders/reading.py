@@ -23,6 +23,7 @@ from mixlake.catalog.records import FieldPath, IntArray
 from mixlake.catalog.spans import Spans, ranges
 from mixlake.loaders.images import Images
 from mixlake.loaders.replacing import Replacements, Unreadable
+from mixlake.loaders.stats import Counts
 from mixlake.mixing.chunks import Chunk
 
 _MAX_GROUP_BYTES = 4 << 20
@@ -76,6 +77,7 @@ class SampleReader:
         """The fields that are read beside the text."""
         self._files: dict[str, dict[int, DataFile]] = {}
         self._lock = threading.Lock()
+        self._num_bytes = self._num_samples = 0
         self._threads: ThreadPoolExecutor | None = None
 
     def submit(self, read: Callable[[], Any]) -> Future[Any]:
@@ -83,6 +85,15 @@ class SampleReader:
         if self._threads is None:
             self._threads = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="mixlake-read")
         return self._threads.submit(read)
+
+    def counts(self) -> Counts:
+        """Return what has been read so far."""
+        return Counts(
+            num_bytes=self._num_bytes,
+            num_samples=self._num_samples,
+            cache_hits=self._cache.num_hits,
+            cache_misses=self._cache.num_misses,
+        )
 
     def num_bytes(self, chunk: Chunk) -> IntArray:
         """Return about how many bytes a sample of each interval takes; where the format does not say, the mean."""
@@ -101,6 +112,9 @@ class SampleReader:
         num_rows = intervals.row_stop[wanted] - intervals.row_start[wanted]
         first = np.cumsum(num_rows) - num_rows
         total = int(num_rows.sum())
+        with self._lock:
+            self._num_samples += total
+            self._num_bytes += int((self.num_bytes(chunk)[wanted] * num_rows).sum())
         contents: list[Any] = [None] * total
         columns: Columns = {path: [None] * total for path in self.fields}
         registrations, file_ids = intervals.registration[wanted], intervals.file_id[wanted]

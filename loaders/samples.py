@@ -12,6 +12,7 @@ from mixlake.loaders.documents import LaneChunks, SampleQueue
 from mixlake.loaders.groups import SampleGroup
 from mixlake.loaders.images import Images
 from mixlake.loaders.lanes import Lane, LaneDataset, Reading
+from mixlake.loaders.placement import Group
 from mixlake.mixing import Run
 
 
@@ -26,8 +27,10 @@ class SampleDataset(LaneDataset[Any]):
         run: Run,
         *,
         fields: Sequence[str] | None = None,
-        rank: int = 0,
-        world_size: int = 1,
+        rank: int | None = None,
+        world_size: int | None = None,
+        group: Group | None = None,
+        schedules: bool | None = None,
         lookahead: int | None = None,
         timeout: float = 300.0,
         cache_bytes: int = 256 << 20,
@@ -41,9 +44,12 @@ class SampleDataset(LaneDataset[Any]):
         Args:
             run: the run.
             fields: names of the record fields to yield instead of the text; ``["*"]`` yields all of them.
-            rank: this data-parallel rank.
+            rank: this data-parallel rank; 0 where neither it nor a group is given.
             world_size: number of data-parallel ranks; it must divide the run's lanes.
-            lookahead: chunks to schedule at a time; four per lane where it is not given.
+            group: in place of both: the data-parallel process group or mesh dimensions, of whose ranks each reads
+                another part. Processes that have the same rank in groups of their own read the same.
+            schedules: whether this process schedules the run; None is rank 0, with a group the global one.
+            lookahead: chunks to schedule in advance; four per lane where it is not given.
             timeout: seconds to wait for a chunk that another process schedules.
             cache_bytes: bound of what is held of files in memory, per process, in bytes as they lie in the files.
             on_error: ``raise``, or ``skip`` to deliver other samples in the place of those that cannot be read.
@@ -59,6 +65,8 @@ class SampleDataset(LaneDataset[Any]):
             run,
             rank=rank,
             world_size=world_size,
+            group=group,
+            schedules=schedules,
             lookahead=lookahead,
             timeout=timeout,
             cache_bytes=cache_bytes,

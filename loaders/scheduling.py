@@ -1,33 +1,38 @@
-"""Schedules a run in a background thread of rank 0's trainer process, a bounded number of chunks ahead."""
+"""Schedules a run in a background thread of one process, a bounded number of chunks ahead of what is delivered."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from types import TracebackType
-from typing import TypeVar
 
-from mixlake.loaders.lanes import Delivery
-from mixlake.loaders.state import chunk_reached
 from mixlake.mixing import Run
 
-T = TypeVar("T")
-_PATIENCE_SECONDS = 0.1
+_POLL_SECONDS = 0.1
+_SAMPLES_PER_COMMIT = 1 << 18
 
 
 class BackgroundScheduler:
-    """Keeps the committed chunks ``lookahead`` ahead of what has been delivered.
+    """Keeps the committed chunks ``lookahead`` ahead of what has been delivered here.
 
-    Workers run ahead of delivery by an amount that only they know. So while the trainer waits for a batch, the
-    lookahead grows, a round of lanes at a time, until the batch comes: a small lookahead costs time, never the run.
+    Workers and other ranks may be further: what they wait for they say in the lake, and it is scheduled too. So a
+    small lookahead costs time, never the run.
     """
 
-    def __init__(self, run: Run, lookahead: int) -> None:
+    def __init__(self, run: Run, lookahead: int, reached: int = 0) -> None:
+        """Prepare to schedule; entering it as a context begins.
+
+        Args:
+            run: the run.
+            lookahead: chunks.
+            reached: how many chunks are taken up already.
+        """
         self._run = run
         self._lookahead = lookahead
-        self._condition = threading.Condition()
-        self._target = lookahead
-        self._is_waiting = False
+        self._batch = max(1, lookahead // 4)
+        """Commits are of as many chunks, unless somebody waits: each of them costs every reader a look at the lake."""
+        self._news = threading.Condition()
+        self._target = reached + lookahead
+        self._wanted = 0
         self._is_closed = False
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name=f"mixlake-schedule-{run.name}", daemon=True)
@@ -39,61 +44,63 @@ class BackgroundScheduler:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with self._condition:
+        with self._news:
             self._is_closed = True
-            self._condition.notify()
+            self._news.notify_all()
         self._thread.join()
 
-    def attend(self, items: Iterator[T]) -> Iterator[T]:
-        """Pass items on; while one is waited for, the lookahead grows. Errors of the scheduler surface here."""
-        while True:
-            with self._condition:
-                self._is_waiting = True
-                self._condition.notify()
-            try:
-                item = next(items, None)
-            except Exception as error:
-                if self._error is not None:
-                    raise self._error from error
-                raise
-            finally:
-                with self._condition:
-                    self._is_waiting = False
-            if self._error is not None:
-                raise self._error
-            if item is None:
-                return
-            yield item
+    def reach(self, chunk: int) -> None:
+        """Note that delivery has come as far as a chunk."""
+        if chunk + self._lookahead > self._target:
+            with self._news:
+                self._target = chunk + self._lookahead
+                self._news.notify_all()
 
-    def watch(self, deliveries: Iterator[Delivery[T]]) -> Iterator[Delivery[T]]:
-        """Pass deliveries on, and note how far they have come."""
-        lanes = self._run.config.lanes
-        for delivery in deliveries:
-            reached = delivery.turn[1] + lanes * chunk_reached(delivery.lane_state)
-            if reached + self._lookahead > self._target:
-                with self._condition:
-                    self._target = reached + self._lookahead
-                    self._condition.notify()
-            yield delivery
+    def want(self, number: int, waited: float) -> None:  # noqa: ARG002
+        """Have a chunk scheduled, and wait a little.
+
+        Raises:
+            Exception: what ended the scheduling.
+        """
+        with self._news:
+            if number >= self._wanted:
+                self._wanted = number + 1
+                self._news.notify_all()
+            self.check()
+            self._news.wait(_POLL_SECONDS)
+        self.check()
+
+    def check(self) -> None:
+        """Raise what ended the scheduling, if something did."""
+        if self._error is not None:
+            raise self._error
 
     def _work(self) -> None:
         try:
-            done = self._run.chunks.last()[0] + 1
+            done = self._run.chunks.end()[0] + 1
             while (num := self._next_num(done)) is not None:
                 drawn = self._run.schedule(num)
                 done += drawn
+                with self._news:
+                    self._news.notify_all()
                 if drawn < num:
                     return  # the run ends
         except Exception as error:  # noqa: BLE001  (whatever it is, it must reach the trainer's thread)
             self._error = error
+            with self._news:
+                self._news.notify_all()
 
     def _next_num(self, done: int) -> int | None:
-        """Wait until chunks are wanted, and return how many; None when the loader is closed."""
-        with self._condition:
-            while not self._is_closed:
-                if self._target > done:
-                    return self._target - done
-                woken = self._condition.wait(_PATIENCE_SECONDS if self._is_waiting else None)
-                if not woken and self._is_waiting:
-                    self._target = done + self._run.config.lanes
-            return None
+        """Wait until chunks are wanted, and return how many; None when this is closed."""
+        most = max(1, _SAMPLES_PER_COMMIT // self._run.config.chunk_size)
+        while True:
+            with self._news:
+                if self._is_closed:
+                    return None
+                if self._wanted > done or self._target - done >= self._batch:
+                    return min(most, max(self._wanted, self._target) - done)
+                is_news = self._news.wait(_POLL_SECONDS)
+            if not is_news:
+                demanded = self._run.demand.last() + 1
+                with self._news:
+                    self._wanted = max(self._wanted, demanded)

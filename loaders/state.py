@@ -9,7 +9,8 @@ from typing import Any
 from mixlake.catalog import ConfigError
 from mixlake.catalog.errors import listed
 
-STATE_VERSION = 1
+STATE_VERSION = 2
+_WORDS = {"catalog_version": "catalog version", "num_lanes": "number of lanes", "config_hash": "config hash"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,6 +18,7 @@ class Identity:
     """What a state belongs to: taking it up under anything else would deliver other samples."""
 
     run: str
+    catalog_version: int
     config_hash: str
     lanes: int
     kind: str
@@ -36,8 +38,9 @@ def make_state(identity: Identity, lanes: Mapping[int, dict[str, Any]], first_ch
     return {
         "version": STATE_VERSION,
         "run": identity.run,
-        "config_hash": identity.config_hash,
+        "catalog_version": identity.catalog_version,
         "num_lanes": identity.lanes,
+        "config_hash": identity.config_hash,
         "kind": identity.kind,
         "first_chunk": first_chunk,
         "lanes": {str(lane): state for lane, state in sorted(lanes.items())},
@@ -56,13 +59,17 @@ def check_state(state: Mapping[str, Any], identity: Identity) -> None:
     is_ancestor = (state.get("run"), state.get("config_hash")) in identity.ancestors
     expected = {
         "run": state["run"] if is_ancestor else identity.run,
-        "config_hash": state["config_hash"] if is_ancestor else identity.config_hash,
+        "catalog_version": state.get("catalog_version") if is_ancestor else identity.catalog_version,
         "num_lanes": identity.lanes,
+        "config_hash": state["config_hash"] if is_ancestor else identity.config_hash,
         "kind": identity.kind,
     }
     for key, value in expected.items():
         if state.get(key) != value:
-            raise ConfigError(f"loader state is of {key} {state.get(key)!r}, but this loader has {value!r}")
+            raise ConfigError(
+                f"loader state is of {_WORDS.get(key, key)} {state.get(key)!r}, but this loader has {value!r} "
+                f"(run {identity.run!r} of catalog version {identity.catalog_version}, {identity.lanes} lanes)"
+            )
 
 
 def lane_states(state: Mapping[str, Any], lanes: Sequence[int]) -> dict[int, dict[str, Any]]:

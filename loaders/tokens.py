@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from mixlake.catalog import ConfigError
 from mixlake.catalog.tokenizers import Tokenizer, TokenizerSpec, load_tokenizer, settled
 from mixlake.loaders.best_fit import BestFitPacker
@@ -12,6 +14,7 @@ from mixlake.loaders.collate import Batch, collate_tokens
 from mixlake.loaders.documents import LaneChunks
 from mixlake.loaders.lanes import Lane, LaneDataset, Reading
 from mixlake.loaders.packing import ConcatPacker, Packing
+from mixlake.loaders.placement import Group
 from mixlake.loaders.sequences import PackedSequence
 from mixlake.mixing import Run, Unit
 
@@ -34,8 +37,10 @@ class TokenDataset(LaneDataset[PackedSequence]):
         sequence_length: int = 1024,
         packing: str = "concat",
         overlap: int = 1,
-        rank: int = 0,
-        world_size: int = 1,
+        rank: int | None = None,
+        world_size: int | None = None,
+        group: Group | None = None,
+        schedules: bool | None = None,
         lookahead: int | None = None,
         timeout: float = 300.0,
         cache_bytes: int = 256 << 20,
@@ -51,9 +56,12 @@ class TokenDataset(LaneDataset[PackedSequence]):
                 a sequence, and pads what nothing fits into.
             overlap: 1 if the label of a sequence's last position is the first token of the next where the document
                 goes on there; 0 if it has no label then.
-            rank: this data-parallel rank.
+            rank: this data-parallel rank; 0 where neither it nor a group is given.
             world_size: number of data-parallel ranks; it must divide the run's lanes.
-            lookahead: chunks to schedule at a time; four per lane where it is not given.
+            group: in place of both: the data-parallel process group or mesh dimensions, of whose ranks each reads
+                another part. Processes that have the same rank in groups of their own read the same.
+            schedules: whether this process schedules the run; None is rank 0, with a group the global one.
+            lookahead: chunks to schedule in advance; four per lane where it is not given.
             timeout: seconds to wait for a chunk that another process schedules.
             cache_bytes: bound of what is held of files in memory, per process, in bytes as they lie in the files.
             on_error: ``raise``, or ``skip`` to deliver other samples in the place of those that cannot be read.
@@ -69,6 +77,8 @@ class TokenDataset(LaneDataset[PackedSequence]):
             run,
             rank=rank,
             world_size=world_size,
+            group=group,
+            schedules=schedules,
             lookahead=lookahead,
             timeout=timeout,
             cache_bytes=cache_bytes,
@@ -89,6 +99,10 @@ class TokenDataset(LaneDataset[PackedSequence]):
         """Return sequences as tensors."""
         return collate_tokens(items, self.components)
 
+    def num_tokens(self, items: Sequence[PackedSequence]) -> int:
+        """Return how many tokens sequences hold, without padding."""
+        return sum(int(np.count_nonzero(item.component_ids >= 0)) for item in items)
+
     def open_lane(self, chunks: LaneChunks, state: dict[str, Any] | None) -> Lane[PackedSequence]:
         """Return a lane of packed sequences."""
         self._tokenizer = self._tokenizer or load_tokenizer(self.tokenizer_spec)
@@ -96,7 +110,7 @@ class TokenDataset(LaneDataset[PackedSequence]):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the tokenizer behind: each process loads its own."""
-        return {**self.__dict__, "_tokenizer": None}
+        return {**super().__getstate__(), "_tokenizer": None}
 
 
 def _check_packing(sequence_length: int, packing: str, overlap: int) -> None:

@@ -90,6 +90,7 @@ class _ChunkFile(NamedTuple):
     first: int
     last: int
     path: str
+    ends_run: bool
 
 
 class ChunkLog:
@@ -188,6 +189,11 @@ class ChunkLog:
         row = self._table(newest, newest + 1, ["cursor", "is_last", "created_at"]).to_pylist()[0]
         return newest, json.loads(row["cursor"]), row["is_last"], row["created_at"]
 
+    def end(self) -> tuple[int, bool]:
+        """Return the last committed chunk (see `last`), and if it ends the run: the log says so, no file is opened."""
+        self._refresh()
+        return (self._files[-1].last, self._files[-1].ends_run) if self._files else (self._first - 1, False)
+
     def cursor_before(self, chunk: int) -> dict[str, Any] | None:
         """Return the state of the last snapshot that ends in front of a chunk, or None if there is none."""
         if self._parent is not None and chunk <= self._first:
@@ -204,7 +210,9 @@ class ChunkLog:
             return
         actions = pa.table(handle.get_add_actions(flatten=True))
         mine = actions.filter(pc.equal(actions["partition.run"], self._run)) if len(actions) else actions
-        columns = [mine[name].to_pylist() for name in ("min.chunk", "max.chunk", "path")] if len(mine) else []
+        columns = (
+            [mine[name].to_pylist() for name in ("min.chunk", "max.chunk", "path", "max.is_last")] if len(mine) else []
+        )
         self._files = sorted(_ChunkFile(*values) for values in zip(*columns, strict=True))
         if self._version < 0:
             self._num_small = len(self._files)
