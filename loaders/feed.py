@@ -65,12 +65,12 @@ class Waiting:
         Raises:
             ScheduleError: the chunk has been waited for long enough.
         """
-        if waited > self._timeout:
-            raise ScheduleError(self._overdue(number))
         if waited > self._patience and number > self._asked:
             lanes = self._run.config.lanes
             self._asked = (number // lanes + 1) * lanes - 1
             self._run.demand.raise_to(self._asked)
+        if waited > self._timeout:
+            raise ScheduleError(self._overdue(number))
         time.sleep(min(max(_FIRST_WAIT, waited / 4), _LONGEST_WAIT, self._timeout))
 
     def _overdue(self, number: int) -> str:
