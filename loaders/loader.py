@@ -239,12 +239,20 @@ def make_loader(
     reading: dict[str, Any] = {"rank": rank, "world_size": world_size, "group": group, "schedules": schedules}
     reading |= {"lookahead": lookahead, "timeout": timeout, "cache_bytes": cache_bytes, "on_error": on_error}
     of_tokens: dict[str, Any] = {"sequence_length": sequence_length, "packing": packing, "overlap": overlap}
-    dataset: LaneDataset[Any]
-    if tokenizer is None:
-        dataset = SampleDataset(run, **samples, **reading)
-    elif not samples:
-        dataset = TokenDataset(run, tokenizer=tokenizer, **of_tokens, **reading)
-    else:
-        raise ConfigError(f"{listed(samples)} goes with tokenizer=None; tokens are made of the text alone")
+    dataset = _dataset(run, tokenizer, of_tokens, samples, reading)
     workers: dict[str, Any] = {"num_workers": num_workers, "multiprocessing_context": multiprocessing_context}
     return Loader(dataset, batch_size=batch_size, adapt=adapt, log_every=log_every, **workers)
+
+
+def _dataset(
+    run: Run,
+    tokenizer: TokenizerSpec | None,
+    of_tokens: Mapping[str, Any],
+    of_samples: SampleOptions,
+    reading: Mapping[str, Any],
+) -> LaneDataset[Any]:
+    if tokenizer is None:
+        return SampleDataset(run, **of_samples, **reading)
+    if of_samples:
+        raise ConfigError(f"{listed(of_samples)} goes with tokenizer=None; tokens are made of the text alone")
+    return TokenDataset(run, tokenizer=tokenizer, **of_tokens, **reading)

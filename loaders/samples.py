@@ -46,8 +46,7 @@ class SampleDataset(LaneDataset[Any]):
             fields: names of the record fields to yield instead of the text; ``["*"]`` yields all of them.
             rank: this data-parallel rank; 0 where neither it nor a group is given.
             world_size: number of data-parallel ranks; it must divide the run's lanes.
-            group: in place of both: the data-parallel process group or mesh dimensions, of whose ranks each reads
-                another part. Processes that have the same rank in groups of their own read the same.
+            group: in place of both: the data-parallel process group or mesh dimensions.
             schedules: whether this process schedules the run; None is rank 0, with a group the global one.
             lookahead: chunks to schedule in advance; four per lane where it is not given.
             timeout: seconds to wait for a chunk that another process schedules.

@@ -54,12 +54,10 @@ class TokenDataset(LaneDataset[PackedSequence]):
             sequence_length: tokens per sequence.
             packing: ``concat`` cuts documents where a sequence ends; ``best_fit`` cuts only those that are longer than
                 a sequence, and pads what nothing fits into.
-            overlap: 1 if the label of a sequence's last position is the first token of the next where the document
-                goes on there; 0 if it has no label then.
+            overlap: 1 if the label of a sequence's last position may be the first token of the next one, 0 if not.
             rank: this data-parallel rank; 0 where neither it nor a group is given.
             world_size: number of data-parallel ranks; it must divide the run's lanes.
-            group: in place of both: the data-parallel process group or mesh dimensions, of whose ranks each reads
-                another part. Processes that have the same rank in groups of their own read the same.
+            group: in place of both: the data-parallel process group or mesh dimensions.
             schedules: whether this process schedules the run; None is rank 0, with a group the global one.
             lookahead: chunks to schedule in advance; four per lane where it is not given.
             timeout: seconds to wait for a chunk that another process schedules.
