@@ -36,7 +36,7 @@ BASE = Mixture.from_dict(
         "on_exhausted": "redistribute",
     }
 )
-DEFAULTS: Any = {"lanes": 1, "length": None, "step": None, "tokens_per_byte": None, "composed": None}
+DEFAULTS: Any = dict.fromkeys(["length", "step", "tokens_per_byte", "tokenizer", "composed"]) | {"lanes": 1}
 OTHER = {
     "components": {
         "good": {"where": "quality > 0.7", "weight": 3},
