@@ -116,7 +116,10 @@ def stumble(sample: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_transform_and_collate_make_batches_as_the_trainer_wants_them(run: Run, num_workers: int) -> None:
+def test_transform_and_collate_make_batches_as_the_trainer_wants_them(
+    run: Run, num_workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[2])  # workers import this module for its functions
     expected = [f"{s['component']}:{s['text'].upper()}" for s in SampleDataset(run)]
     loader = make_loader(
         run, batch_size=5, tokenizer=None, transform=shortened, collate=joined, num_workers=num_workers

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -59,7 +60,10 @@ def no_ids(text: str) -> Any:
     return len(text)
 
 
-def test_an_error_that_is_not_ours_is_raised_in_the_trainer_and_says_where(make_run: Any) -> None:
+def test_an_error_that_is_not_ours_is_raised_in_the_trainer_and_says_where(
+    make_run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[2])  # workers import this module for its function
     loader = make_loader(make_run(), batch_size=4, num_workers=1, tokenizer=no_ids)
     with pytest.raises(TypeError) as caught:
         list(loader)
