@@ -79,11 +79,11 @@ def test_reports_move_the_weights_and_batches_say_so(start: Callable[..., Run]) 
     for step, batch in enumerate(loader):
         seen.append(max(batch["weights_versions"]))
         loader.report(step, *sums(batch))
-        if step == 120:
+        if step == 240:
             break
     loader.flush()
     feedback = run.feedback.read()
-    assert [losses.step for losses in feedback] == list(range(121))
+    assert [losses.step for losses in feedback] == list(range(241))
     assert [losses.weights_version for losses in feedback] == np.maximum.accumulate(seen).tolist()
     assert seen[0] == 1
     assert seen[-1] > 5
@@ -95,7 +95,7 @@ def test_reports_move_the_weights_and_batches_say_so(start: Callable[..., Run]) 
 def test_the_same_losses_give_the_same_chunks(start: Callable[..., Run]) -> None:
     runs = [start(), start()]
     for run in runs:
-        train(make_loader(run, batch_size=4, sequence_length=64), 0, 120)
+        train(make_loader(run, batch_size=4, sequence_length=64), 0, 240)
     num = min(run.chunks.last()[0] for run in runs)
     first, second = ([row for row in recorded(run, "weights", "chunks") if row["chunk"] < num] for run in runs)
     assert first == second
