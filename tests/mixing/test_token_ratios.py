@@ -69,7 +69,7 @@ def test_documents_of_all_lengths_are_measured(words: Catalog) -> None:
 
 def resolve_ratios(catalog: Catalog, mixture: dict[str, Any], tokenizer: Any) -> dict[str, float]:
     number = catalog.sql("SELECT run FROM runs").count()
-    config = Run.start(catalog, f"run-{number}", mixture, tokenizer=tokenizer).config
+    config = Run.start(catalog, f"ratios-{number}", mixture, tokenizer=tokenizer).config
     return dict(config.tokens_per_byte or {})
 
 
