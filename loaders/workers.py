@@ -90,11 +90,6 @@ class Workers(Generic[Item]):
             process.join()
             connection.close()
 
-    @property
-    def process_ids(self) -> list[int]:
-        """The processes."""
-        return [process.pid or 0 for process in self._processes]
-
     def deliveries(self, while_waiting: Callable[[], None]) -> Iterator[Delivery[Item]]:
         """Yield what the workers send, in the order in which one process would deliver it.
 
