@@ -7,7 +7,7 @@ import os
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -56,6 +56,15 @@ class Fence:
     """The number that the commit takes; higher than ``seen``."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Handle:
+    table: DeltaTable
+    opened_at: int
+    """Its version then."""
+    checkpoint: int | None
+    """When the checkpoint was written that was the newest when the table was last brought up to date."""
+
+
 class Lake:
     """A folder of Delta tables. Handles are kept open: a commit through a kept handle reads only what is new.
 
@@ -70,7 +79,7 @@ class Lake:
         if odd:
             raise ConfigError(f"lake {self.uri!r}: a lake's path must not hold {odd[0]!r}; choose another folder")
         self.storage_options = dict(storage_options or {})
-        self._handles: dict[str, tuple[DeltaTable, int]] = {}
+        self._handles: dict[str, _Handle] = {}
         self._lock = threading.RLock()
 
     def exists(self) -> bool:
@@ -101,13 +110,32 @@ class Lake:
             LakeError: the table is missing.
         """
         with self._lock:
-            handle, opened_at = self._handles.get(name, (None, 0))
-            if handle is not None:
-                handle.update_incremental()
-            if handle is None or handle.version() - opened_at > _MAX_COMMITS_PER_HANDLE:
-                handle = self._open(name)
-                self._handles[name] = (handle, handle.version())
-            return handle
+            known = self._handles.get(name)
+            checkpoint = self._checkpoint(name)
+            if known is not None and not self._has_news(name, known, checkpoint):
+                return known.table
+            if known is not None:
+                known.table.update_incremental()
+                known = replace(known, checkpoint=checkpoint)
+            if known is None or known.table.version() - known.opened_at > _MAX_COMMITS_PER_HANDLE:
+                table = self._open(name)
+                known = _Handle(table=table, opened_at=table.version(), checkpoint=checkpoint)
+            self._handles[name] = known
+            return known.table
+
+    def _has_news(self, name: str, known: _Handle, checkpoint: int | None) -> bool:
+        """Say whether others may have committed since: looking costs microseconds, updating a handle milliseconds.
+
+        A commit is a file of the next version. Old ones are deleted, but only after a checkpoint has been written.
+        """
+        following = os.path.join(self.path(name), "_delta_log", f"{known.table.version() + 1:020}.json")
+        return checkpoint != known.checkpoint or os.path.exists(following)
+
+    def _checkpoint(self, name: str) -> int | None:
+        try:
+            return os.stat(os.path.join(self.path(name), "_delta_log", "_last_checkpoint")).st_mtime_ns
+        except FileNotFoundError:
+            return None
 
     def table_at(self, name: str, version: int) -> DeltaTable:
         """Return a table as it was at a version.

@@ -153,3 +153,18 @@ def test_a_user_without_a_name_is_recorded_by_number(lake: Lake, monkeypatch: py
     monkeypatch.setattr(getpass, "getuser", nameless)
     lake.append(schema.FEEDBACK, feedback("r", 1), action="report")
     assert str(lake.table(schema.FEEDBACK).history()[0]["mixlake.user"]).isdigit()
+
+
+def test_commits_are_seen_after_their_log_entries_were_cleaned_up(lake: Lake) -> None:
+    other = Lake(lake.uri)
+    assert other.table(schema.FEEDBACK).version() == 0
+    for step in range(5):
+        lake.append(schema.FEEDBACK, feedback("r", step), action="report")
+    DeltaTable(lake.path(schema.FEEDBACK)).create_checkpoint()
+    for entry in Path(lake.path(schema.FEEDBACK), "_delta_log").glob("*.json"):
+        if int(entry.stem) < 5:
+            entry.unlink()
+    assert other.table(schema.FEEDBACK).version() == 5
+    assert steps(other) == [0, 1, 2, 3, 4]
+    lake.append(schema.FEEDBACK, feedback("r", 5), action="report")
+    assert other.table(schema.FEEDBACK).version() == 6
