@@ -13,6 +13,7 @@ from datafusion import DataFrame
 from mixlake.catalog import ConfigError
 from mixlake.catalog.errors import listed, nearest
 from mixlake.mixing.mixture import Inference, UniMax
+from mixlake.mixing.simplex import within
 
 FloatArray = npt.NDArray[np.float64]
 _MAX_COMPONENTS = 4_096
@@ -79,7 +80,7 @@ def inferred_shares(num_units_K: Sequence[float], inference: Inference, path: st
                 f"{path}.floor is {inference.floor:g}, but there are {holds.sum()} components: at most "
                 f"{1 / holds.sum():.4g} is possible"
             )
-        shares[holds] = with_floor(tempered(units[holds], inference.temperature), inference.floor)
+        shares[holds] = within(tempered(units[holds], inference.temperature), inference.floor, 1.0)
     return [float(share) for share in shares]
 
 
@@ -93,23 +94,6 @@ def tempered(units_K: FloatArray, temperature: float) -> FloatArray:
     weights = np.exp(logs - logs.max())
     shares: FloatArray = weights / weights.sum()
     return shares
-
-
-def with_floor(shares_K: FloatArray, floor: float) -> FloatArray:
-    """Return shares of which none is less than the floor: those that were have it, the others share the rest.
-
-    >>> with_floor(np.array([0.01, 0.19, 0.8]), 0.1).round(4).tolist()
-    [0.1, 0.1727, 0.7273]
-    """
-    is_low = shares_K < floor
-    while True:
-        rest = shares_K[~is_low].sum()
-        if not rest:
-            return np.full(len(shares_K), 1 / len(shares_K))
-        result = np.where(is_low, floor, shares_K * ((1 - floor * is_low.sum()) / rest))
-        if not (result[~is_low] < floor).any():
-            return result
-        is_low |= result < floor
 
 
 def unimax(units_K: FloatArray, rule: UniMax) -> FloatArray:

@@ -15,7 +15,7 @@ from mixlake.mixing.inference import FloatArray
 from mixlake.mixing.laws import Laws, Limits, fit_laws, learning_speeds
 from mixlake.mixing.loss_history import BinnedHistory, Points
 from mixlake.mixing.policies import BoolArray, Setting, described, dumped, loaded
-from mixlake.mixing.policy_bounded import within
+from mixlake.mixing.simplex import within
 
 _LEAST_POINTS = 8
 """Points of a component, for a law of its own."""

@@ -12,9 +12,7 @@ from mixlake.catalog import ConfigError
 from mixlake.catalog.records import IntArray
 from mixlake.mixing.inference import FloatArray
 from mixlake.mixing.policies import Policy, Setting, dumped, loaded
-
-_LEAST = 1e-200
-"""In place of 0: a share of nothing has no proportion to keep, and goes to the floor."""
+from mixlake.mixing.simplex import within
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,27 +109,6 @@ class Bounded:
     def details(self) -> dict[str, Any]:
         """Return the policy's."""
         return self._policy.details()
-
-
-def within(shares: FloatArray, floor: float, cap: float) -> FloatArray:
-    """Return the shares ``clip(c * shares, floor, cap)``, with the one c for which they sum to 1.
-
-    Those that are not at a bound keep their proportions. The sum is piecewise linear in c, so c is found exactly: the
-    last corner at which the sum is at most 1, and from there along the line.
-
-    >>> within(np.array([0.01, 0.19, 0.8]), 0.1, 0.6).round(4).tolist()
-    [0.1, 0.3, 0.6]
-    """
-    shares = np.maximum(shares, _LEAST)
-    low, high = floor / shares, cap / shares
-    corners = np.sort(np.concatenate([[0.0], low, high]))
-    sums = np.array([np.clip(corner * shares, floor, cap).sum() for corner in corners])
-    last = int(np.searchsorted(sums, 1.0, side="right")) - 1
-    slope = shares[(low <= corners[last]) & (corners[last] < high)].sum()
-    scale = corners[last] + (1 - sums[last]) / slope if slope > 0 else corners[last]
-    clipped = np.clip(scale * shares, floor, cap)
-    result: FloatArray = clipped / clipped.sum()
-    return result
 
 
 def nearer(old: FloatArray, new: FloatArray, max_change: float) -> FloatArray:

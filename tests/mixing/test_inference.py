@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixlake.mixing.inference import inferred_shares, tempered, unimax, with_floor
+from mixlake.mixing.inference import inferred_shares, tempered, unimax
 from mixlake.mixing.mixture import Inference, UniMax
+from mixlake.mixing.simplex import within
 
 units = st.lists(st.floats(1, 1e12), min_size=1, max_size=30).map(np.array)
 
@@ -22,7 +23,7 @@ def test_temperature_keeps_the_order_and_sums_to_one(units: np.ndarray, temperat
 def test_a_floor_holds_for_all_and_leaves_the_proportions_of_the_others(units: np.ndarray, part: float) -> None:
     floor = part / len(units)
     before = tempered(units, 1.0)
-    after = with_floor(before, floor)
+    after = within(before, floor, 1.0)
     assert after.sum() == pytest.approx(1)
     assert (after >= floor - 1e-12).all()
     above = after > floor + 1e-9

@@ -12,7 +12,7 @@ from mixlake.catalog import ConfigError
 from mixlake.mixing.policies import Policy, Setting
 from mixlake.mixing.policy_average import AverageLoss
 from mixlake.mixing.policy_bandit import OnlineDataMixing
-from mixlake.mixing.policy_bounded import Bounded, nearer, within
+from mixlake.mixing.policy_bounded import Bounded, nearer
 from mixlake.mixing.policy_exponentiated import ExcessLoss, ExponentiatedWeights, SkillGraph
 
 NAMES = ("web", "code", "math")
@@ -111,20 +111,6 @@ def test_a_skill_graph_weighs_the_losses_that_a_component_lowers() -> None:
     weights = policy.update(1, np.array([9.0, 9.0, 2.0]), tokens, 1)
     powers = np.array([0.5 * math.exp(0.2 * 1.0 + 0.2 * 3.0), 0.3, 0.2])
     assert weights == pytest.approx(powers / powers.sum())
-
-
-@given(weights=simplex, bounds=st.tuples(st.floats(0, 1), st.floats(0, 1)))
-def test_bounds_hold_and_proportions_are_kept_between_them(weights: list[float], bounds: tuple[float, float]) -> None:
-    num = len(weights)
-    floor, cap = bounds[0] / num, 1 / num + bounds[1] * (1 - 1 / num)
-    shares = np.array(weights) / sum(weights)
-    bounded = within(shares, floor, cap)
-    assert bounded.sum() == pytest.approx(1)
-    assert (bounded >= floor - 1e-12).all()
-    assert (bounded <= cap + 1e-12).all()
-    free = (bounded > floor + 1e-9) & (bounded < cap - 1e-9) & (shares > 1e-9)
-    ratios = bounded[free] / shares[free]
-    assert ratios == pytest.approx(np.full(len(ratios), ratios.mean() if len(ratios) else 0), rel=1e-6)
 
 
 @given(old=simplex, new=simplex, most=st.floats(0.01, 1))
