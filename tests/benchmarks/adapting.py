@@ -11,27 +11,13 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-from scipy.optimize import minimize
 
-from mixlake.mixing.inference import FloatArray
 from mixlake.mixing.laws import fit_laws
 from mixlake.mixing.policies import Policy, Setting
 from mixlake.mixing.policy_ado import Ado
 from mixlake.mixing.policy_ado_published import AuthorsAdo
 from tests.benchmarks.report import Line, alone, show
-
-DELTA = 1e-3
-
-
-def traces(num: int, length: int) -> tuple[FloatArray, FloatArray]:
-    rng = np.random.default_rng(0)
-    counts = np.linspace(500, 2000, length) * 64 * np.ones((num, 1))
-    epsilon, beta, alpha = (
-        rng.uniform(1.7, 3, (num, 1)),
-        rng.uniform(0.5, 80, (num, 1)),
-        rng.uniform(0.05, 0.7, (num, 1)),
-    )
-    return counts, (epsilon + beta * counts**-alpha) * np.exp(0.01 * rng.standard_normal(counts.shape))
+from tests.mixing.general_optimiser import best_of_384_starts, traces
 
 
 def seconds(case: Callable[[], object], times: int = 3) -> float:
@@ -45,35 +31,19 @@ def seconds(case: Callable[[], object], times: int = 3) -> float:
 
 
 def fit_time(num: int) -> float:
-    counts, losses = traces(num, 150)  # every tenth of 2,000 steps, the first 500 ignored
+    counts, losses, _ = traces(num, 150, noise=0.01, last=2000)  # every tenth of 2,000 steps, the first 500 ignored
     return seconds(lambda: fit_laws(counts, losses, np.ones_like(losses)))
 
 
 def general_optimiser(num: int) -> tuple[float, float, float]:
     """Seconds of both for one component, and how much lower the general one's objective gets, at most."""
-    counts, losses = traces(num, 150)
+    counts, losses, _ = traces(num, 150, noise=0.01, last=2000)
     laws = fit_laws(counts, losses, np.ones_like(losses))
     began = time.process_time()
-    best = [_best_of_384(np.log(counts[k]), np.log(losses[k])) for k in range(num)]
+    best = [best_of_384_starts(counts[k], losses[k]) for k in range(num)]
     theirs = (time.process_time() - began) / num
     ours = seconds(lambda: fit_laws(counts, losses, np.ones_like(losses))) / num
     return ours, theirs, float((laws.objective - np.array(best)).max())
-
-
-def _best_of_384(x: FloatArray, z: FloatArray) -> float:
-    def value(theta: FloatArray) -> tuple[float, FloatArray]:
-        a, e, alpha = theta
-        p = np.logaddexp(a - alpha * x, e)
-        size, psi, s = np.abs(p - z), np.clip(p - z, -DELTA, DELTA), np.exp(a - alpha * x - p)
-        huber = np.where(size <= DELTA, 0.5 * size**2, DELTA * (size - 0.5 * DELTA))
-        gradient = np.array([(psi * s).mean(), (psi * (1 - s)).mean(), -(psi * s * x).mean()])
-        return float(huber.mean() * 1e6), gradient * 1e6
-
-    grid = [(a, e, i / 10) for i in range(1, 8) for a in range(-2, 6) for e in (-2.0, -1.5, -1.0, -0.5, 1.0, 1.5)]
-    bounds = [(None, 6.5), (0.5, None), (0.001, 0.8)]
-    starts = [(a, max(e, 0.5), alpha) for a, e, alpha in grid]
-    found = [minimize(value, start, jac=True, method="L-BFGS-B", bounds=bounds) for start in starts]
-    return float(min(result.fun for result in found)) / 1e6
 
 
 def step_times(num: int, num_steps: int) -> tuple[float, float, float]:

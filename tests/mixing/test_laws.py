@@ -1,22 +1,9 @@
 import numpy as np
 import pytest
-from scipy.optimize import minimize
 
 from mixlake.mixing.inference import FloatArray
 from mixlake.mixing.laws import Limits, fit_laws, learning_speeds, objectives
-
-DELTA = 1e-3
-
-
-def traces(num: int, length: int, *, noise: float, seed: int = 0) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Counts, losses and parameters (a, e, alpha) of random laws."""
-    rng = np.random.default_rng(seed)
-    theta = np.stack(
-        [np.log(rng.uniform(0.5, 80, num)), np.log(rng.uniform(1.7, 3, num)), rng.uniform(0.05, 0.7, num)], axis=1
-    )
-    counts = np.linspace(500, 5000, length) * 64 * np.ones((num, 1))
-    losses = np.exp(theta[:, 1:2]) + np.exp(theta[:, :1]) * counts ** -theta[:, 2:]
-    return counts, losses * np.exp(noise * rng.standard_normal(losses.shape)), theta
+from tests.mixing.general_optimiser import DELTA, best_of_384_starts, traces
 
 
 def mean_huber(theta: FloatArray, counts: FloatArray, losses: FloatArray) -> float:
@@ -25,28 +12,6 @@ def mean_huber(theta: FloatArray, counts: FloatArray, losses: FloatArray) -> flo
         r = abs(np.log(np.exp(theta[1]) + np.exp(theta[0]) * n ** -theta[2]) - np.log(y))
         total += 0.5 * r * r if r <= DELTA else DELTA * (r - 0.5 * DELTA)
     return total / len(counts)
-
-
-def best_of_384_starts(x: FloatArray, z: FloatArray) -> float:
-    """The lowest objective that L-BFGS-B finds from Mixtera's grid of starts, with the exact gradient."""
-
-    def value(theta: FloatArray) -> tuple[float, FloatArray]:
-        a, e, alpha = theta
-        p = np.logaddexp(a - alpha * x, e)
-        size, psi, s = np.abs(p - z), np.clip(p - z, -DELTA, DELTA), np.exp(a - alpha * x - p)
-        huber = np.where(size <= DELTA, 0.5 * size**2, DELTA * (size - 0.5 * DELTA))
-        gradient = np.array([(psi * s).mean(), (psi * (1 - s)).mean(), -(psi * s * x).mean()])
-        return float(huber.mean() * 1e6), gradient * 1e6  # scaled, or L-BFGS-B takes anything for converged
-
-    bounds = [(None, 6.5), (0.5, None), (0.001, 0.8)]
-    starts = [
-        (a, max(e, 0.5), 0.1 * alpha)
-        for alpha in range(1, 8)
-        for a in range(-2, 6)
-        for e in (-2.0, -1.5, -1.0, -0.5, 1.0, 1.5)
-    ]
-    found = [minimize(value, start, jac=True, method="L-BFGS-B", bounds=bounds) for start in sorted(set(starts))]
-    return float(min(result.fun for result in found)) / 1e6
 
 
 @pytest.mark.parametrize("noise", [0.0, 1e-5])
@@ -64,7 +29,7 @@ def test_laws_are_recovered_from_traces_without_noise(noise: float) -> None:
 def test_the_fit_is_never_worse_than_384_starts_of_a_general_optimiser(noise: float, seed: int, length: int) -> None:
     counts, losses, _ = traces(1, length, noise=noise, seed=seed)
     laws = fit_laws(counts, losses, np.ones_like(losses))
-    assert laws.objective[0] <= best_of_384_starts(np.log(counts[0]), np.log(losses[0])) + 1e-12
+    assert laws.objective[0] <= best_of_384_starts(counts[0], losses[0]) + 1e-12
     assert laws.objective[0] == pytest.approx(mean_huber(laws.theta[0], counts[0], losses[0]), rel=1e-6)
 
 
