@@ -19,6 +19,7 @@ from mixlake.conf.composed import (
     read_tokenizer,
 )
 from mixlake.conf.display import ProgressDisplay, print_frame
+from mixlake.conf.plotting import write_plots
 from mixlake.conf.replay import print_replay
 from mixlake.mixing import Adapter, Run, explain, list_runs
 
@@ -247,6 +248,11 @@ def _lineage(config: DictConfig, console: Console) -> None:
     print_frame(console, Run.load(open_catalog(config), config.run).lineage(config.where))
 
 
+def _plot(config: DictConfig, console: Console) -> None:
+    for path in write_plots(config):
+        console.print(str(path), markup=False, soft_wrap=True)
+
+
 COMMANDS = {
     "demo": Command(summary="run the main job on the text of this Python installation", function=_demo),
     "register": Command(summary="index files where they lie", function=_register),
@@ -272,4 +278,5 @@ COMMANDS = {
     "weights": Command(summary="list a run's weights versions and their causes, or set weights", function=_weights),
     "samples": Command(summary="list the samples of a chunk in delivery order", function=_samples),
     "lineage": Command(summary="find the chunks that drew some samples", function=_lineage, positional="where"),
+    "plot": Command(summary="draw plots of a run or a property, as files", function=_plot, positional="kind"),
 }

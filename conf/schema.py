@@ -185,6 +185,20 @@ class LineageConfig(RunConfig):
 
 
 @dataclass(kw_only=True)
+class PlotConfig(ReadConfig):
+    """`mixlake plot`."""
+
+    kind: str = MISSING
+    run: str | None = None
+    over: str = MISSING
+    property: str | None = None
+    by: str | None = None
+    where: str = MISSING
+    stats: str | None = None
+    to: str | None = None
+
+
+@dataclass(kw_only=True)
 class DemoRunConfig:
     """The run that the demo starts."""
 
@@ -260,6 +274,7 @@ SCHEMAS: dict[str, type[LakeConfig]] = {
     "weights": WeightsConfig,
     "samples": SamplesConfig,
     "lineage": LineageConfig,
+    "plot": PlotConfig,
 }
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from mixlake.catalog import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,6 +75,36 @@ class Stats:
         if asked := self.read.cache_hits + self.read.cache_misses:
             parts.append(f"cache hits {self.read.cache_hits:,} of {asked:,}")
         return ", ".join(parts)
+
+    def to_json(self) -> str:
+        """Return it as a line of JSON, for a file that `read_stats` reads."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, line: str) -> Stats:
+        """Return what ``to_json`` gave.
+
+        Raises:
+            ConfigError: the line is something else.
+        """
+        try:
+            state = json.loads(line)
+            return cls(**{**state, "read": Counts(**state["read"]), "num_ready": tuple(state["num_ready"])})
+        except (ValueError, TypeError, KeyError) as error:
+            raise ConfigError(f"{line[:80]!r} is no line of loader.stats().to_json()") from error
+
+
+def read_stats(path: str | Path) -> list[Stats]:
+    """Return the statistics of a file that has a line of `Stats.to_json` for each moment of a loader's life.
+
+    Raises:
+        ConfigError: the file is missing, or holds something else.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise ConfigError(f"stats {str(path)!r} cannot be read: {error}") from error
+    return [Stats.from_json(line) for line in lines if line.strip()]
 
 
 class Meter:

@@ -60,6 +60,8 @@ class Explanation:
     num_blocks: int
     has_length: bool
     """Whether the length of the run is declared."""
+    program: Program
+    """What the run would draw, and when."""
     forecast: Forecast
     locality: Locality
     """Of the first stage."""
@@ -204,6 +206,7 @@ def summarize(plan: CellPlan, config: RunConfig) -> Explanation:
         num_cells=int(np.count_nonzero(owner_C >= 0)),
         num_blocks=len(plan.block_number_B),
         has_length=program.end is not None,
+        program=program,
         forecast=expected,
         locality=locality,
         warnings=(),
