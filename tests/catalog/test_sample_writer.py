@@ -71,6 +71,18 @@ def test_rows_lie_in_storage_order_in_row_groups_that_a_small_read_decodes(lake:
     assert metadata.row_group(0).column(2).statistics.has_min_max
 
 
+def test_rising_numbers_are_stored_as_differences_and_everything_else_with_a_dictionary(lake: Lake) -> None:
+    tags = pa.array([["a", "b"], ["a"]])
+    with SampleWriter(lake, "a-1") as writer:
+        writer.write(rows(0, tags).append_column("language", pa.array(["de", "en"])))
+        (path,) = writer.finish(pa.schema([*columns(tags.type), pa.field("language", pa.string())]))
+        group = pq.read_metadata(path).row_group(0)
+    encodings = {column.path_in_schema: column.encodings for column in map(group.column, range(group.num_columns))}
+    differences = {name for name, used in encodings.items() if "DELTA_BINARY_PACKED" in used}
+    assert differences == {"row", "byte_start", "byte_stop"}
+    assert {name for name, used in encodings.items() if "RLE_DICTIONARY" in used} == set(encodings) - differences
+
+
 @pytest.mark.usefixtures("small_groups")
 def test_a_file_is_closed_when_it_has_many_rows(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sample_writer, "_ROWS_PER_FILE", 6)
