@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from mixlake.catalog import ConfigError
 from mixlake.catalog.tokenizers import Tokenizer, TokenizerSpec, load_tokenizer, settled
 from mixlake.loaders.best_fit import BestFitPacker
@@ -99,7 +97,7 @@ class TokenDataset(LaneDataset[PackedSequence]):
 
     def num_tokens(self, items: Sequence[PackedSequence]) -> int:
         """Return how many tokens sequences hold, without padding."""
-        return sum(int(np.count_nonzero(item.component_ids >= 0)) for item in items)
+        return sum(len(item.ids) for item in items)
 
     def open_lane(self, chunks: LaneChunks, state: dict[str, Any] | None) -> Lane[PackedSequence]:
         """Return a lane of packed sequences."""
