@@ -13,9 +13,8 @@ behind than the others together can be ahead: K - 1 sequences with K components.
 
 from __future__ import annotations
 
-from bisect import bisect_right, insort
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from mixlake.catalog.tokenizers import Tokenizer
@@ -99,12 +98,15 @@ class BestFitPacker:
         if not available:
             return None
         if is_first:
-            turns = [min(space, buffer.oldest_length()) for buffer in buffers]
-            chosen = shares.most_urgent(available, turns)
+            chosen = available[0]
+            if len(buffers) > 1:
+                chosen = shares.most_urgent(available, [min(space, buffer.oldest_length()) for buffer in buffers])
             run = buffers[chosen].take_oldest(space)
             shares.charge(chosen, run.stop - run.start)
             return run
-        for index in sorted(available, key=lambda index: (-shares.credits[index], index)):
+        if len(buffers) == 1:
+            return buffers[0].take_longest(space)
+        for index in sorted(available, key=shares.credits.__getitem__, reverse=True):
             fitting = buffers[index].take_longest(min(space, shares.room(index)))
             if fitting is not None:
                 shares.charge(index, fitting.stop - fitting.start)
@@ -112,89 +114,88 @@ class BestFitPacker:
         return None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Waiting:
-    """A document that waits, or what is left of it."""
-
-    run: Run
-    place: list[int]
-    """Where its queue stood before it: lane chunk, document, token."""
-
-    @property
-    def length(self) -> int:
-        return self.run.stop - self.run.start
+_MAX_NUMBER = (1 << 48) - 1
 
 
 class _Buffer:
-    """The documents of a queue that wait: by age, and by length."""
+    """The documents of a queue that wait, or what is left of them: by age, and by length."""
 
     def __init__(self, queue: TokenQueue, max_waiting: int) -> None:
         self._queue = queue
         self._max_waiting = max_waiting
-        self._by_age: dict[int, _Waiting] = {}
-        self._by_length: list[tuple[int, int]] = []
+        self._runs: dict[int, Run] = {}
+        """By number, counted from when they came: the oldest is the first."""
+        self._places: dict[int, list[int]] = {}
+        """Where the queue stood before each of them: lane chunk, document, token."""
+        self._by_length: list[int] = []
+        """Length and number of each in one word, ascending; of those of one length the oldest is the last."""
         self._num_seen = 0
 
     @property
     def chunk_index(self) -> int:
         """The lane's chunk of the oldest document."""
-        oldest = next(iter(self._by_age.values()), None)
-        return self._queue.chunk_index if oldest is None else oldest.place[0]
+        for place in self._places.values():
+            return place[0]
+        return self._queue.chunk_index
 
     def restore(self, places: Sequence[list[int]], position: list[int], num_open: int) -> None:
         """Have those documents wait that did: read them again, up to where the queue stood."""
         wanted = {(chunk, index) for chunk, index, _ in places}
         while self._queue.has_tokens(num_open) and (place := self._queue.position()) < position:
-            run = self._take()
+            run = self._queue.take_document()
             if (place[0], place[1]) in wanted:
-                self._add(_Waiting(run=run, place=place))
+                self._add(run, place)
 
     def has_tokens(self, num_open: int) -> bool:
         """Fill the buffer from the lane's first ``num_open`` chunks, and say whether anything waits."""
-        while len(self._by_age) < self._max_waiting and self._queue.has_tokens(num_open):
-            place = self._queue.position()
-            self._add(_Waiting(run=self._take(), place=place))
-        return bool(self._by_age)
+        queue = self._queue
+        while len(self._runs) < self._max_waiting and queue.has_tokens(num_open):
+            place = queue.position()
+            self._add(queue.take_document(), place)
+        return bool(self._runs)
 
     def oldest_length(self) -> int:
         """Return the tokens of the document that has waited longest; 0 where none waits."""
-        oldest = next(iter(self._by_age.values()), None)
-        return 0 if oldest is None else oldest.length
+        for run in self._runs.values():
+            return run.stop - run.start
+        return 0
 
     def take_oldest(self, space: int) -> Run:
         """Take the document that has waited longest, or as much of it as there is space for."""
-        number, oldest = next(iter(self._by_age.items()))
-        if oldest.length <= space:
-            return self._remove(number)
-        self._by_length.remove((oldest.length, -number))
-        stop = oldest.run.start + space
-        rest = _Waiting(run=oldest.run._replace(start=stop), place=[*oldest.place[:2], oldest.place[2] + space])
-        self._by_age[number] = rest
-        insort(self._by_length, (rest.length, -number))
-        return oldest.run._replace(stop=stop)
+        number, run = next(iter(self._runs.items()))
+        length = run.stop - run.start
+        del self._by_length[bisect_left(self._by_length, _word(length, number))]
+        if length <= space:
+            del self._places[number]
+            return self._runs.pop(number)
+        chunk, document, token = self._places[number]
+        self._runs[number] = run._replace(start=run.start + space)
+        self._places[number] = [chunk, document, token + space]
+        insort(self._by_length, _word(length - space, number))
+        return run._replace(stop=run.start + space)
 
     def take_longest(self, space: int) -> Run | None:
         """Take the longest document that fits, of those the oldest; None where none does."""
-        index = bisect_right(self._by_length, (space, 0))
-        return self._remove(-self._by_length[index - 1][1]) if index else None
+        index = bisect_right(self._by_length, _word(space, 0))
+        if not index:
+            return None
+        number = _MAX_NUMBER - (self._by_length.pop(index - 1) & _MAX_NUMBER)
+        del self._places[number]
+        return self._runs.pop(number)
 
     def places(self) -> list[list[int]]:
         """Return the places of those that wait."""
-        return [waiting.place for waiting in self._by_age.values()]
+        return list(self._places.values())
 
     def position(self) -> list[int]:
         """Return where the queue stands behind them."""
         return self._queue.position()
 
-    def _take(self) -> Run:
-        return self._queue.take(self._queue.whole_documents(1))
-
-    def _add(self, waiting: _Waiting) -> None:
-        self._by_age[self._num_seen] = waiting
-        insort(self._by_length, (waiting.length, -self._num_seen))
+    def _add(self, run: Run, place: list[int]) -> None:
+        self._runs[self._num_seen], self._places[self._num_seen] = run, place
+        insort(self._by_length, _word(run.stop - run.start, self._num_seen))
         self._num_seen += 1
 
-    def _remove(self, number: int) -> Run:
-        waiting = self._by_age.pop(number)
-        self._by_length.remove((waiting.length, -number))
-        return waiting.run
+
+def _word(length: int, number: int) -> int:
+    return (length << 48) + _MAX_NUMBER - number

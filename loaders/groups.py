@@ -47,6 +47,11 @@ class SampleGroup:
         """Return where a sample is."""
         return self.registrations[index], self.file_ids[index], self.rows[index]
 
+    def addresses(self, start: int, stop: int) -> list[Address]:
+        """Return where some samples are."""
+        columns = (self.registrations, self.file_ids, self.rows)
+        return list(zip(*(column[start:stop] for column in columns), strict=True))  # type: ignore[arg-type]
+
     def content(self, index: int) -> str | IntArray:
         """Return a sample's text, or its token ids where it is tokenized already.
 

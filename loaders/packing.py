@@ -66,6 +66,8 @@ class ConcatPacker:
         shares = shares_for(packing, shares_of)
         self._shares = Shares(chunks, self._queues, shares, packing.length, state, slack=packing.length // 2)
         self._turn = max(1, packing.length // _TURNS_PER_SEQUENCE)
+        self._turns = [0] * len(components)
+        """What each component would give next; 0 where it has given since."""
 
     def next(self) -> PackedSequence | None:
         """Return the next sequence, or None where the lane ends; the last one is padded."""
@@ -88,20 +90,22 @@ class ConcatPacker:
         return {"queues": [queue.position() for queue in self._queues], **self._shares.state()}
 
     def _next_run(self, space: int) -> Run | None:
-        available = self._shares.available()
+        shares, queues, turns = self._shares, self._queues, self._turns
+        available = shares.available()
         if not available:
             return None
-        if len(self._queues) == 1:
-            queue = self._queues[0]
-            return queue.take(min(space, queue.available()))
-        turns = [0] * len(self._queues)
+        if len(queues) == 1:
+            return queues[0].take(min(space, queues[0].available()))
         for index in available:
-            turns[index] = min(space, self._queues[index].whole_documents(self._turn))
-        chosen = self._shares.most_urgent(available, turns)
-        room = self._shares.room(chosen)
-        num = max(1, min(turns[chosen], room)) if room > 0 else turns[chosen]
-        self._shares.charge(chosen, num)
-        return self._queues[chosen].take(num)
+            if not turns[index]:
+                turns[index] = min(self._packing.length, queues[index].whole_documents(self._turn))
+        chosen = shares.most_urgent(available, turns)
+        num = min(space, turns[chosen])
+        if shares.credits[chosen] < 0 and (room := shares.room(chosen)) > 0:  # else there is room for a sequence
+            num = max(1, min(num, room))
+        turns[chosen] = 0
+        shares.charge(chosen, num)
+        return queues[chosen].take(num)
 
 
 def queue_components(packing: Packing) -> list[int | None]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -27,11 +28,11 @@ class PackedSequence:
     pad_id: int
     ids: IdArray
     """Its tokens without the padding."""
-    starts: list[int]
-    """Where each piece begins."""
+    lengths: list[int]
+    """Tokens of each piece."""
     components: list[int]
     """Index of the component of each piece."""
-    documents: tuple[Address, ...]
+    documents: list[Address]
     """The document of each piece."""
     following: dict[int, int]
     """The token that follows in the same document where that is not in the sequence, by position."""
@@ -79,34 +80,36 @@ def make_sequence(
         overlap: 1 if the last position's label may be the first token of another sequence, 0 if it has none then.
         weights_version: in force where it begins.
     """
-    starts: list[int] = []
+    parts: list[IdArray] = []
+    lengths: list[int] = []
     components: list[int] = []
     documents: list[Address] = []
     following: dict[int, int] = {}
     filled = 0
-    for slab, start, stop, first in runs:
-        shift = filled - start
-        bounds = slab.bounds
-        piece, begin = first, start
-        while begin < stop:
-            end = bounds[piece + 1]
-            if end > begin:
-                starts.append(begin + shift)
-                components.append(slab.components[piece])
-                documents.append((slab.registrations[piece], slab.file_ids[piece], slab.rows[piece]))
-                begin = end
-            piece += 1
+    for slab, start, stop, first, last in runs:
+        ids, bounds = slab.ids, slab.bounds
+        parts.append(ids[start:stop])
+        if first == last:
+            lengths.append(stop - start)
+        else:
+            lengths += [bounds[first + 1] - start, *slab.lengths[first + 1 : last], stop - bounds[last]]
+        components += slab.components[first : last + 1]
+        documents += slab.documents[first : last + 1]
         filled += stop - start
-        if begin > stop and (overlap or filled < length):
-            following[filled - 1] = int(slab.ids[stop])
-    parts = [slab.ids[start:stop] for slab, start, stop, _ in runs]
+        if stop < bounds[last + 1] and (overlap or filled < length):
+            following[filled - 1] = int(ids[stop])
+    if 0 in lengths:  # documents without tokens
+        lengths, components, documents = (
+            [value for value, num in zip(values, lengths, strict=True) if num]
+            for values in (lengths, components, documents)
+        )
     return PackedSequence(
         length=length,
         pad_id=pad_id,
         ids=parts[0] if len(parts) == 1 else np.concatenate(parts),
-        starts=starts,
+        lengths=lengths,
         components=components,
-        documents=tuple(documents),
+        documents=documents,
         following=following,
         weights_version=weights_version,
     )
@@ -115,46 +118,60 @@ def make_sequence(
 def expanded(sequences: Sequence[PackedSequence]) -> dict[str, Any]:
     """Return B sequences of T tokens as arrays: those of shape (B, T) that batches have, and ``cu_seqlens``."""
     length = sequences[0].length
-    total = len(sequences) * length
-    input_ids = np.empty((len(sequences), length), np.int64)
-    starts: list[int] = []
+    shape = (len(sequences), length)
+    input_ids = _joined(sequences, shape)
+    lengths: list[int] = []
     components: list[int] = []
     numbers: list[int] = []
     cuts: dict[int, int] = {}
     num_documents = 0
     for index, sequence in enumerate(sequences):
-        filled, base = len(sequence.ids), index * length
-        input_ids[index, :filled] = sequence.ids
-        starts += [start + base for start in sequence.starts]
+        lengths += sequence.lengths
         components += sequence.components
-        numbers += range(num_documents, num_documents + len(sequence.starts))
-        num_documents += len(sequence.starts)
+        numbers += range(num_documents, num_documents := num_documents + len(sequence.lengths))
         for place, token in sequence.following.items():
-            cuts[place + base] = token
-        if filled < length:
-            input_ids[index, filled:] = sequence.pad_id
-            starts.append(base + filled)
+            cuts[place + index * length] = token
+        if space := length - len(sequence.ids):
+            lengths.append(space)
             components.append(-1)
             numbers.append(-1)
-    cu_seqlens = np.array([*starts, total], np.int32)
-    num_tokens = np.diff(cu_seqlens)
-    labels = np.empty(total, np.int64)
-    labels[:-1] = input_ids.reshape(-1)[1:]
-    labels[cu_seqlens[1:] - 1] = NO_LABEL
+    num_tokens = np.array(lengths)
+    stops = num_tokens.cumsum()
+    labels = np.empty(input_ids.size, np.int64)
+    labels[:-1] = input_ids.ravel()[1:]
+    labels[stops - 1] = NO_LABEL
     labels[list(cuts)] = list(cuts.values())
-    position_ids = np.arange(total)
-    position_ids -= np.repeat(cu_seqlens[:-1].astype(np.int64), num_tokens)
-    document_ids = np.repeat(np.array(numbers, np.int64), num_tokens)
-    if min(numbers, default=0) < 0:
-        labels[document_ids < 0] = NO_LABEL
-    shape = (len(sequences), length)
+    labels = labels.reshape(shape)
+    if num_documents < len(numbers):
+        for row, sequence in zip(labels, sequences, strict=True):
+            row[len(sequence.ids) :] = NO_LABEL
     return {
         "input_ids": input_ids,
-        "labels": labels.reshape(shape),
-        "loss_mask": (labels != NO_LABEL).reshape(shape),
-        "component_ids": np.repeat(np.array(components, np.int64), num_tokens).reshape(shape),
-        "document_ids": document_ids.reshape(shape),
-        "position_ids": position_ids.reshape(shape),
-        "cu_seqlens": cu_seqlens,
-        "max_seqlen": int(num_tokens.max()),
+        "labels": labels,
+        "loss_mask": labels != NO_LABEL,
+        "component_ids": np.array(components).repeat(num_tokens).reshape(shape),
+        "document_ids": np.array(numbers).repeat(num_tokens).reshape(shape),
+        "position_ids": (_up_to(labels.size) - (stops - num_tokens).repeat(num_tokens)).reshape(shape),
+        "cu_seqlens": np.array([0, *stops.tolist()], np.int32),
+        "max_seqlen": max(lengths),
     }
+
+
+def _joined(sequences: Sequence[PackedSequence], shape: tuple[int, int]) -> IntArray:
+    """Return the tokens and the padding of sequences."""
+    num = sum(len(sequence.ids) for sequence in sequences)
+    if num == shape[0] * shape[1]:
+        return np.concatenate([sequence.ids for sequence in sequences], dtype=np.int64).reshape(shape)
+    joined = np.empty(shape, np.int64)
+    for row, sequence in zip(joined, sequences, strict=True):
+        filled = len(sequence.ids)
+        row[:filled] = sequence.ids
+        row[filled:] = sequence.pad_id
+    return joined
+
+
+@lru_cache(maxsize=64)
+def _up_to(num: int) -> IntArray:
+    numbers = np.arange(num)
+    numbers.flags.writeable = False
+    return numbers

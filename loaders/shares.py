@@ -74,8 +74,11 @@ class Shares:
     def available(self) -> list[int]:
         """Return the components that have tokens; empty where the lane ends. Opens more chunks where one has to."""
         while True:
-            available = [index for index, queue in enumerate(self._queues) if queue.has_tokens(self._num_open)]
-            oldest = min([self._queues[index].chunk_index for index in available], default=self._num_open)
+            available, oldest = [], self._num_open
+            for index, queue in enumerate(self._queues):
+                if queue.has_tokens(self._num_open):
+                    available.append(index)
+                    oldest = min(oldest, queue.chunk_index)
             if oldest != self._oldest or not self.shares:
                 self._settle(oldest, bool(available))
             if self._has_idle:
@@ -89,14 +92,15 @@ class Shares:
     def most_urgent(self, available: Sequence[int], turns: Sequence[int]) -> int:
         """Return the component that WF2Q names, where the turn of each would take so many tokens."""
         best, earliest = -1, float("inf")
+        credits, shares = self.credits, self.shares
         for index in available:
-            credit, share = self.credits[index], self.shares[index]
+            credit, share = credits[index], shares[index]
             if share and credit >= 0:
                 finish = (turns[index] * SCALE - credit) / share
                 if finish < earliest:
                     best, earliest = index, finish
         # those that are behind have no document: the least far ahead goes on
-        return best if best >= 0 else max(available, key=lambda index: (self.credits[index], -index))
+        return best if best >= 0 else max(available, key=lambda index: (credits[index], -index))
 
     def room(self, component: int) -> int:
         """Return how many tokens it may get before it is a sequence ahead; negative where it is."""
@@ -106,13 +110,15 @@ class Shares:
 
     def charge(self, component: int, num: int) -> None:
         """Note that a component got some tokens."""
-        if len(self.credits) > 1:
-            self.credits = [credit + share * num for credit, share in zip(self.credits, self.shares, strict=True)]
-            self.credits[component] -= SCALE * num
+        credits = self.credits
+        if len(credits) > 1:
+            for index, share in enumerate(self.shares):
+                credits[index] += share * num
+            credits[component] -= SCALE * num
 
     def state(self) -> dict[str, Any]:
         """Return every component's credit, how many chunks are open, and which components will give nothing more."""
-        return {"credits": self.credits, "num_open": self._num_open, "gone": list(self._gone)}
+        return {"credits": list(self.credits), "num_open": self._num_open, "gone": list(self._gone)}
 
     def _settle(self, oldest: int, is_there: bool) -> None:
         """Take the weights of the oldest chunk, and forget the chunks before it."""

@@ -18,25 +18,26 @@ from mixlake.catalog.token_lists import IdArray, TokenLists, narrowed
 from mixlake.catalog.tokenizers import Tokenizer
 from mixlake.loaders.documents import LaneChunks, SampleQueue
 from mixlake.loaders.groups import SampleGroup
+from mixlake.loaders.replacing import Address
 
-_MAX_CHARACTERS = 1 << 18
-"""Text that is tokenized at a time: what is waited for before a lane's first token."""
+_MAX_AT_ONCE = 1 << 18
+"""Characters, or ids, that become a slab: what is waited for before a lane's first token, and stays in a CPU's cache."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Slab:
-    """Tokens of consecutive documents of a queue, and of each document what goes with them."""
+    """Tokens of consecutive documents of a queue, and of each document what goes with it."""
 
     ids: IdArray
     bounds: list[int]
     """Document n has ``ids[bounds[n]:bounds[n + 1]]``."""
+    lengths: list[int]
+    """Tokens of each document."""
     components: list[int]
-    registrations: list[str]
-    file_ids: list[int]
-    rows: list[int]
+    documents: list[Address]
 
 
-_EMPTY = Slab(ids=np.empty(0, np.int32), bounds=[0], components=[], registrations=[], file_ids=[], rows=[])
+_EMPTY = Slab(ids=np.empty(0, np.int32), bounds=[0], lengths=[], components=[], documents=[])
 
 
 class Run(NamedTuple):
@@ -45,8 +46,10 @@ class Run(NamedTuple):
     slab: Slab
     start: int
     stop: int
-    first_document: int
+    first: int
     """The document in which it begins."""
+    last: int
+    """The document in which it ends."""
 
 
 class TokenQueue:
@@ -93,14 +96,24 @@ class TokenQueue:
         while self._slab.bounds[-1] - self._at < num and self._extend(self.chunk_index + 1):
             pass
         bounds = self._slab.bounds
-        return bounds[min(bisect_left(bounds, self._at + num), len(bounds) - 1)] - self._at
+        return bounds[min(bisect_left(bounds, self._at + num, self._document), len(bounds) - 1)] - self._at
 
     def take(self, num: int) -> Run:
         """Return the next ``num`` tokens, which must be at hand."""
-        run = Run(self._slab, self._at, self._at + num, self._document)
-        self._at += num
-        self._document = bisect_right(self._slab.bounds, self._at, self._document) - 1
-        return run
+        slab, start, first = self._slab, self._at, self._document
+        stop = start + num
+        document = bisect_right(slab.bounds, stop, first) - 1
+        self._at, self._document = stop, document
+        return Run(slab, start, stop, first, document if slab.bounds[document] < stop else document - 1)
+
+    def take_document(self) -> Run:
+        """Return what is left of the next document, of which something must be at hand."""
+        slab, start, document = self._slab, self._at, self._document
+        self._at = stop = slab.bounds[document + 1]
+        self._document = following = document + 1
+        while following < len(slab.lengths) and not slab.lengths[following]:
+            self._document = following = following + 1
+        return Run(slab, start, stop, document, document)
 
     def _extend(self, num_open: int) -> bool:
         """Tokenize some more documents; those that are not taken yet stay. Say whether there are any."""
@@ -113,7 +126,7 @@ class TokenQueue:
             self._slab, self._at, self._document, self._skipped = _EMPTY, 0, 0, 0
         if self._group is None:
             return False
-        start, stop = self._next_sample, _text_stop(self._group, self._next_sample)
+        start, stop = self._next_sample, _stop(self._group, self._next_sample)
         self._append(encoded(self._tokenizer, self._group, start, stop), self._group, start, stop)
         self._next_sample = stop
         return True
@@ -128,10 +141,9 @@ class TokenQueue:
         self._slab = Slab(
             ids=ids,
             bounds=[*kept[:-1], *(lists.bounds + shift).tolist()],
+            lengths=old.lengths[document:] + lists.lengths.tolist(),
             components=old.components[document:] + group.components[start:stop],
-            registrations=old.registrations[document:] + group.registrations[start:stop],
-            file_ids=old.file_ids[document:] + group.file_ids[start:stop],
-            rows=old.rows[document:] + group.rows[start:stop],
+            documents=old.documents[document:] + group.addresses(start, stop),
         )
         self._first += document
         self._at = self._at - begin + self._skipped
@@ -167,22 +179,21 @@ def encoded(tokenizer: Tokenizer, samples: SampleGroup, start: int, stop: int) -
 
 
 def _joined(arrays: Sequence[IdArray]) -> TokenLists | None:
-    """Put arrays of ids one after the other; None where they are something else."""
-    bounds = np.zeros(len(arrays) + 1, np.int64)
-    np.cumsum([len(array) for array in arrays], out=bounds[1:])
-    try:
-        return TokenLists(ids=np.concatenate(arrays, dtype=np.int32, casting="safe"), bounds=bounds)
-    except (TypeError, ValueError):  # wider integers, or no integers in one dimension
-        pass
+    """Put arrays of ids one after the other, as narrow as they are; None where they are something else."""
     if any(array.ndim != 1 or array.dtype.kind not in "iu" for array in arrays):
         return None
-    return TokenLists(ids=narrowed(np.concatenate(arrays)), bounds=bounds)
+    bounds = np.zeros(len(arrays) + 1, np.int64)
+    np.cumsum([len(array) for array in arrays], out=bounds[1:])
+    ids = np.concatenate(arrays)
+    return TokenLists(ids=ids if ids.dtype.itemsize < np.dtype(np.int32).itemsize else narrowed(ids), bounds=bounds)
 
 
 def _has_others(ids: IdArray, vocab_size: int) -> bool:
+    if not len(ids) or np.iinfo(ids.dtype).max < vocab_size and ids.dtype.kind == "u":
+        return False
     if ids.dtype == np.int32:  # one pass instead of two: what is negative is large without its sign
-        return len(ids) > 0 and int(ids.view(np.uint32).max()) >= vocab_size
-    return len(ids) > 0 and not 0 <= int(ids.min()) <= int(ids.max()) < vocab_size
+        ids = ids.view(np.uint32)
+    return int(ids.max()) >= vocab_size or (ids.dtype.kind == "i" and int(ids.min()) < 0)
 
 
 def _check(tokenizer: Tokenizer, samples: SampleGroup, index: int, ids: IdArray) -> None:
@@ -193,13 +204,12 @@ def _check(tokenizer: Tokenizer, samples: SampleGroup, index: int, ids: IdArray)
         )
 
 
-def _text_stop(group: SampleGroup, start: int) -> int:
-    """Return where to stop tokenizing: at the end of the group, or where there is enough text."""
-    num_characters = 0
+def _stop(group: SampleGroup, start: int) -> int:
+    """Return where to stop tokenizing: at the end of the group, or where there is enough of it."""
+    num = 0
     for index in range(start, len(group)):
         content = group.contents[index]
-        if isinstance(content, str):
-            num_characters += len(content)
-            if num_characters >= _MAX_CHARACTERS:
-                return index + 1
+        num += len(content) if isinstance(content, (str, np.ndarray)) else 1
+        if num >= _MAX_AT_ONCE:
+            return index + 1
     return len(group)
