@@ -49,8 +49,8 @@ class SampleGroup:
 
     def addresses(self, start: int, stop: int) -> list[Address]:
         """Return where some samples are."""
-        columns = (self.registrations, self.file_ids, self.rows)
-        return list(zip(*(column[start:stop] for column in columns), strict=True))  # type: ignore[arg-type]
+        where = slice(start, stop)
+        return list(zip(self.registrations[where], self.file_ids[where], self.rows[where], strict=True))
 
     def content(self, index: int) -> str | IntArray:
         """Return a sample's text, or its token ids where it is tokenized already.

@@ -68,6 +68,8 @@ class ConcatPacker:
         self._turn = max(1, packing.length // _TURNS_PER_SEQUENCE)
         self._turns = [0] * len(components)
         """What each component would give next; 0 where it has given since."""
+        self._available: list[int] | None = None
+        """The components that have tokens, until one of them has none at hand."""
 
     def next(self) -> PackedSequence | None:
         """Return the next sequence, or None where the lane ends; the last one is padded."""
@@ -90,22 +92,33 @@ class ConcatPacker:
         return {"queues": [queue.position() for queue in self._queues], **self._shares.state()}
 
     def _next_run(self, space: int) -> Run | None:
-        shares, queues, turns = self._shares, self._queues, self._turns
-        available = shares.available()
+        shares, queues = self._shares, self._queues
+        available = self._available or shares.available()
         if not available:
             return None
         if len(queues) == 1:
-            return queues[0].take(min(space, queues[0].available()))
+            chosen = 0
+            num = min(space, queues[0].available())
+        else:
+            chosen, num = self._turn_of(available, space)
+            shares.charge(chosen, num)
+        run = queues[chosen].take(num)
+        is_settled = len(available) == len(queues) and not shares.has_idle
+        self._available = available if is_settled and queues[chosen].available() else None
+        return run
+
+    def _turn_of(self, available: Sequence[int], space: int) -> tuple[int, int]:
+        """Return whose turn it is, and how many tokens it takes."""
+        shares, turns = self._shares, self._turns
         for index in available:
             if not turns[index]:
-                turns[index] = min(self._packing.length, queues[index].whole_documents(self._turn))
+                turns[index] = min(self._packing.length, self._queues[index].whole_documents(self._turn))
         chosen = shares.most_urgent(available, turns)
         num = min(space, turns[chosen])
         if shares.credits[chosen] < 0 and (room := shares.room(chosen)) > 0:  # else there is room for a sequence
             num = max(1, min(num, room))
         turns[chosen] = 0
-        shares.charge(chosen, num)
-        return queues[chosen].take(num)
+        return chosen, num
 
 
 def queue_components(packing: Packing) -> list[int | None]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -99,10 +100,9 @@ def make_sequence(
         if stop < bounds[last + 1] and (overlap or filled < length):
             following[filled - 1] = int(ids[stop])
     if 0 in lengths:  # documents without tokens
-        lengths, components, documents = (
-            [value for value, num in zip(values, lengths, strict=True) if num]
-            for values in (lengths, components, documents)
-        )
+        components = list(compress(components, lengths))
+        documents = list(compress(documents, lengths))
+        lengths = list(compress(lengths, lengths))
     return PackedSequence(
         length=length,
         pad_id=pad_id,
@@ -141,14 +141,13 @@ def expanded(sequences: Sequence[PackedSequence]) -> dict[str, Any]:
     labels[:-1] = input_ids.ravel()[1:]
     labels[stops - 1] = NO_LABEL
     labels[list(cuts)] = list(cuts.values())
-    labels = labels.reshape(shape)
     if num_documents < len(numbers):
-        for row, sequence in zip(labels, sequences, strict=True):
-            row[len(sequence.ids) :] = NO_LABEL
+        for index, sequence in enumerate(sequences, start=1):
+            labels[index * length - (length - len(sequence.ids)) : index * length] = NO_LABEL
     return {
         "input_ids": input_ids,
-        "labels": labels,
-        "loss_mask": labels != NO_LABEL,
+        "labels": labels.reshape(shape),
+        "loss_mask": (labels != NO_LABEL).reshape(shape),
         "component_ids": np.array(components).repeat(num_tokens).reshape(shape),
         "document_ids": np.array(numbers).repeat(num_tokens).reshape(shape),
         "position_ids": (_up_to(labels.size) - (stops - num_tokens).repeat(num_tokens)).reshape(shape),

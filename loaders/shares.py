@@ -69,7 +69,8 @@ class Shares:
         """The weights that are in force: those of the oldest chunk that has tokens left."""
         self.shares: Sequence[int] = ()
         """Per component, out of SCALE."""
-        self._has_idle = False
+        self.has_idle = False
+        """Whether a component has no share at all."""
 
     def available(self) -> list[int]:
         """Return the components that have tokens; empty where the lane ends. Opens more chunks where one has to."""
@@ -81,7 +82,7 @@ class Shares:
                     oldest = min(oldest, queue.chunk_index)
             if oldest != self._oldest or not self.shares:
                 self._settle(oldest, bool(available))
-            if self._has_idle:
+            if self.has_idle:
                 self.credits = list(carried(self.credits, self.shares))
             is_starving = len(available) < len(self._queues) and self._is_starving(available)
             if not is_starving or self._num_open - oldest >= MAX_OPEN_CHUNKS:
@@ -130,7 +131,7 @@ class Shares:
         for component in self._gone:
             if any(share for index, share in enumerate(self.shares) if index != component):
                 self.shares, _ = without(component, self.shares, self.credits)
-        self._has_idle = not all(self.shares)
+        self.has_idle = not all(self.shares)
 
     def _let_go(self, available: Sequence[int]) -> bool:
         """Share out what components are owed that have nothing more in this lane, and say whether there are any."""

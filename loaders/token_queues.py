@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +22,7 @@ from mixlake.loaders.groups import SampleGroup
 from mixlake.loaders.replacing import Address
 
 _MAX_AT_ONCE = 1 << 18
-"""Characters, or ids, that become a slab: what is waited for before a lane's first token, and stays in a CPU's cache."""
+"""Characters, or ids, that become a slab: what a lane's first token waits for, and what stays in a CPU's cache."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -180,16 +181,17 @@ def encoded(tokenizer: Tokenizer, samples: SampleGroup, start: int, stop: int) -
 
 def _joined(arrays: Sequence[IdArray]) -> TokenLists | None:
     """Put arrays of ids one after the other, as narrow as they are; None where they are something else."""
-    if any(array.ndim != 1 or array.dtype.kind not in "iu" for array in arrays):
+    kinds = set(map(attrgetter("dtype.kind"), arrays))
+    if not kinds <= {"i", "u"} or set(map(attrgetter("ndim"), arrays)) != {1}:
         return None
     bounds = np.zeros(len(arrays) + 1, np.int64)
-    np.cumsum([len(array) for array in arrays], out=bounds[1:])
+    np.cumsum(list(map(len, arrays)), out=bounds[1:])
     ids = np.concatenate(arrays)
     return TokenLists(ids=ids if ids.dtype.itemsize < np.dtype(np.int32).itemsize else narrowed(ids), bounds=bounds)
 
 
 def _has_others(ids: IdArray, vocab_size: int) -> bool:
-    if not len(ids) or np.iinfo(ids.dtype).max < vocab_size and ids.dtype.kind == "u":
+    if not len(ids) or (ids.dtype.kind == "u" and np.iinfo(ids.dtype).max < vocab_size):
         return False
     if ids.dtype == np.int32:  # one pass instead of two: what is negative is large without its sign
         ids = ids.view(np.uint32)
@@ -209,7 +211,7 @@ def _stop(group: SampleGroup, start: int) -> int:
     num = 0
     for index in range(start, len(group)):
         content = group.contents[index]
-        num += len(content) if isinstance(content, (str, np.ndarray)) else 1
+        num += len(content) if isinstance(content, (str, list, np.ndarray)) else 0
         if num >= _MAX_AT_ONCE:
             return index + 1
     return len(group)
