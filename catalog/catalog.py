@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 import pyarrow as pa
 from datafusion import DataFrame, SessionConfig, SessionContext
+from rich.console import Group
+from rich.text import Text
 
 from mixlake.catalog import schema
 from mixlake.catalog.adding import add_property
@@ -33,6 +35,7 @@ from mixlake.catalog.records import Dataset, Progress, RecordFunction
 from mixlake.catalog.refresh import Refreshed, refresh_dataset
 from mixlake.catalog.registration import Registration, register_files
 from mixlake.catalog.removal import Removed, remove_samples
+from mixlake.catalog.showing import Shown, new_table
 from mixlake.catalog.sql import run_query
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -52,7 +55,7 @@ _DATASET_COLUMNS = pa.schema(
 )
 
 
-class Catalog:
+class Catalog(Shown):
     r"""A central, read-only layer over collections of files: samples and their properties, in versions.
 
     An opened catalog follows the newest version; ``at`` gives one that stays where it is and cannot be written.
@@ -98,6 +101,19 @@ class Catalog:
             raise LakeError(f"there is a lake at {lake.uri} already; open it instead")
         lake.create()
         return cls(lake)
+
+    def __rich__(self) -> Group:
+        is_pinned = "" if self._pinned is None else ", read-only"
+        names = ("dataset", "format", "files", "samples", "bytes", "properties")
+        title = Text(f"catalog@{self.version} of {self.lake.uri}{is_pinned}")  # may be wider than the table
+        table = new_table("", *names, right=names[2:5])
+        for one in self.list_datasets():
+            counts = (f"{num:,}" for num in (one.num_files, one.num_samples, one.num_bytes))
+            table.add_row(Text(one.name), one.format, *counts, Text(", ".join(p.name for p in one.properties)))
+        datasets = self.list_datasets()
+        return Group(
+            title, table, Text(f"{sum(one.num_samples for one in datasets):,} samples in {len(datasets):,} datasets")
+        )
 
     @property
     def version(self) -> int:

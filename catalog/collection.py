@@ -21,6 +21,7 @@ from mixlake.catalog.frames import files_by_registration
 from mixlake.catalog.lake import Lake
 from mixlake.catalog.pins import close, read_pins
 from mixlake.catalog.records import Progress
+from mixlake.catalog.showing import Shown
 from mixlake.catalog.versions import Version, read_versions
 
 GRACE = timedelta(days=1)
@@ -43,8 +44,8 @@ class Retention:
             raise ConfigError(f"keep_versions is {self.keep_versions!r}; expected a whole number from 1 on")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Collected:
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class Collected(Shown):
     """What a collection did, or would do."""
 
     is_dry_run: bool

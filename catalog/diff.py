@@ -12,6 +12,7 @@ from datafusion import DataFrame, SessionContext
 from mixlake.catalog.frames import samples_frame
 from mixlake.catalog.lake import Lake
 from mixlake.catalog.records import Dataset
+from mixlake.catalog.showing import Shown
 
 MAX_VALUES = 50
 """A property with more values than this is no category, and is not counted by value."""
@@ -46,8 +47,8 @@ _VALUE_COLUMNS = pa.schema(
 )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Difference:
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class Difference(Shown):
     """What differs between two versions; what is the same in both is left out."""
 
     before: int

@@ -20,6 +20,7 @@ from mixlake.catalog.properties import storable_type
 from mixlake.catalog.read_cache import ReadCache
 from mixlake.catalog.records import Block, DataFile, FieldPath, Span
 from mixlake.catalog.schema import RESERVED_COLUMNS
+from mixlake.catalog.showing import Shown
 
 _NUM_FILES = 16
 _FEW = 20
@@ -46,8 +47,8 @@ class Proposal:
     reason: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Proposals:
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class Proposals(Shown):
     """What was found in a sample of records; printed, a table."""
 
     num_records: int

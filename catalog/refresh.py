@@ -16,12 +16,13 @@ from mixlake.catalog.publishing import publish, registered_files
 from mixlake.catalog.records import DataFile, Dataset, Part, Progress, RecordFunction
 from mixlake.catalog.registration import Registration, write_part
 from mixlake.catalog.removal import kept_after
+from mixlake.catalog.showing import Shown
 
 _MAX_SHOWN = 20
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Refreshed:
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class Refreshed(Shown):
     """What has changed about a dataset's files since they were registered."""
 
     dataset: str

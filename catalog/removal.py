@@ -17,13 +17,14 @@ from mixlake.catalog.index_copy import copy_part, without
 from mixlake.catalog.lake import Lake, user_name
 from mixlake.catalog.publishing import publish
 from mixlake.catalog.records import Dataset, Part, Progress, Removal
+from mixlake.catalog.showing import Shown
 from mixlake.catalog.sql import check_predicate, first_line
 
 _ADDRESS = frozenset(schema.TABLES[schema.SAMPLES].columns.names)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Removed:
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class Removed(Shown):
     """What a removal did."""
 
     where: str

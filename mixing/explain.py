@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -10,11 +9,12 @@ from typing import Any
 
 import numpy as np
 from rich import box
-from rich.console import Console, Group
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from mixlake.catalog import Catalog
+from mixlake.catalog.showing import Shown
 from mixlake.catalog.tokenizers import TokenizerSpec
 from mixlake.mixing.cells import CellPlan
 from mixlake.mixing.curriculum import Curriculum
@@ -47,8 +47,8 @@ class ComponentSummary:
     on_exhausted: OnExhausted
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Explanation:
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class Explanation(Shown):
     """The answer of `explain`; printed, it is a table."""
 
     catalog_version: int
@@ -139,12 +139,6 @@ class Explanation:
         tables = [self.table(), *([self.stage_table()] if is_staged else [])]
         tables += [self.ratio_table()] if self.tokens_per_byte else []
         return Group(*tables, *map(Text, self.notes()), *(Text(f"warning: {text}") for text in self.warnings))
-
-    def __str__(self) -> str:
-        buffer = io.StringIO()
-        console = Console(file=buffer, width=120, no_color=True)
-        console.print(self)
-        return "\n".join(line.rstrip() for line in buffer.getvalue().strip("\n").splitlines())
 
 
 def explain(

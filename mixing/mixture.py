@@ -14,9 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from rich.console import Group
+from rich.text import Text
 
 from mixlake.catalog import ConfigError
 from mixlake.catalog.errors import listed
+from mixlake.catalog.showing import Shown, new_table
 from mixlake.mixing import declared
 
 _MAX_WEIGHT = 1e100
@@ -140,8 +143,8 @@ class Inference:
         return {"by": list(self.by), "temperature": self.temperature, "floor": self.floor, "unimax": unimax}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Mixture:
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class Mixture(Shown):
     """Components and the rules for mixing them. A sample belongs to the first component that it matches.
 
     >>> mixture = Mixture.from_dict({"components": {"german": {"where": "language = 'de'", "weight": 3},
@@ -216,6 +219,22 @@ class Mixture:
             **({} if self.inference is None else self.inference.to_dict()),
             **components,
         }
+
+    def __rich__(self) -> Group:
+        table = new_table(
+            f"{self.kind.value} mixture of {self.unit.value}", "component", "share", "where", "then", right=("share",)
+        )
+        for chain, share in leaves(self.components):
+            where = " and ".join(f"({c.where})" if len(chain) > 1 else c.where for c in chain if c.where) or "the rest"
+            rules = chain[-1].rules
+            passes = "" if rules.max_passes is None else f", {rules.max_passes} passes"
+            name = Text(".".join(component.name for component in chain))
+            table.add_row(name, f"{share:.2%}", Text(where), f"{rules.on_exhausted.value}{passes}")
+        shuffled = f"{self.window} blocks are shuffled at a time" if self.window else "storage order"
+        notes = [*([] if self.filter is None else [f"filter: {self.filter}"]), shuffled]
+        if self.inference is not None:
+            notes.insert(0, f"a component for each {' and '.join(self.inference.by)}")
+        return Group(*([table] if self.components else [table.title or ""]), *map(Text, notes))
 
 
 def leaves(components: Sequence[Component]) -> Iterator[tuple[tuple[Component, ...], float]]:

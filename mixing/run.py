@@ -9,12 +9,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.dataset as pads
 from datafusion import DataFrame
+from rich.console import Group
+from rich.text import Text
 
 from mixlake.catalog import Catalog, ConfigError, LakeError, ScheduleError, schema
 from mixlake.catalog.errors import listed, nearest
 from mixlake.catalog.lake import Fence, arrow_dataset
 from mixlake.catalog.pins import closed_error, is_collected, pin_fence
 from mixlake.catalog.records import Progress
+from mixlake.catalog.showing import Shown, new_table
 from mixlake.catalog.tokenizers import TokenizerSpec
 from mixlake.mixing.adapt import Adapt
 from mixlake.mixing.cells import CellPlan
@@ -26,12 +29,13 @@ from mixlake.mixing.feedback import FeedbackLog
 from mixlake.mixing.lineage import chunk_samples, chunks_of_samples
 from mixlake.mixing.mixture import Mixture
 from mixlake.mixing.program import Program
+from mixlake.mixing.quotas import SCALE
 from mixlake.mixing.resolution import plan_cells
 from mixlake.mixing.run_config import RunConfig, fork_config
 from mixlake.mixing.schedule import Schedule
 
 
-class Run:
+class Run(Shown):
     """One training run in the lake: its chunks, its weights, and what was drawn."""
 
     def __init__(self, catalog: Catalog, config: RunConfig, plan: CellPlan | None = None) -> None:
@@ -144,6 +148,26 @@ class Run:
     def _declared(self) -> Run:
         self._schedule.declare()
         return self
+
+    def __rich__(self) -> Group:
+        config, (last, _, is_ended, _) = self.config, self.chunks.last()
+        versions = [int(row["version"]) for row in self.weights().to_pylist()]
+        columns = ("component", "weight", "declared")
+        table = new_table(f"run {self.name} over samples@{config.catalog_version}", *columns, right=columns[1:])
+        for name, now, first in zip(self.components, self.shares(versions[-1]), self.shares(versions[0]), strict=True):
+            table.add_row(Text(name), f"{now / SCALE:.2%}", f"{first / SCALE:.2%}")
+        drawn = f"{last + 1:,} chunks of {config.chunk_size:,} samples are scheduled{', which are all' * is_ended}"
+        notes = [
+            f"{drawn}; weights version {versions[-1]}",
+            f"seed {config.seed}, {config.lanes} lanes, counts {self.program.unit.value}",
+        ]
+        if len(self.program.stages) > 1:
+            notes.append(f"stages: {', '.join(self.program.stages)}")
+        if config.adapt is not None:
+            notes.append(f"adapts with {config.adapt.policy['_target_']} every {config.adapt.interval} steps")
+        if config.parent is not None:
+            notes.append(f"goes on from {config.parent} at chunk {config.at_chunk:,}")
+        return Group(table, *map(Text, notes))
 
     @property
     def name(self) -> str:

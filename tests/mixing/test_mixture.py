@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -303,3 +304,31 @@ def test_a_wrong_file_is_refused(text: str | None, message: str, tmp_path: Path)
         path.write_text(text)
     with pytest.raises(ConfigError, match=message):
         Mixture.from_yaml(path)
+
+
+def test_a_mixture_shows_its_components() -> None:
+    inner = {"python": {"where": "extension = 'py'", "weight": 3}, "other": {"weight": 1}}
+    mixture = Mixture.from_dict(
+        {
+            "filter": "n > 1",
+            "components": {
+                "code": {"where": "kind = 'code'", "weight": 1, "components": inner},
+                "rest": {"weight": 1, "on_exhausted": "repeat", "max_passes": 4},
+            },
+        }
+    )
+    assert [re.sub(" {2,}", " | ", line.strip()) for line in repr(mixture).splitlines() if "──" not in line] == [
+        "static mixture of samples",
+        "",
+        "component | share | where | then",
+        "code.python | 37.50% | (kind = 'code') and (extension = 'py') | stop",
+        "code.other | 12.50% | (kind = 'code') | stop",
+        "rest | 50.00% | the rest | repeat, 4 passes",
+        "",
+        "filter: n > 1",
+        "4 blocks are shuffled at a time",
+    ]
+    assert "(extension = &#x27;py&#x27;)" in mixture._repr_html_()
+    assert "a component for each language and kind" in str(
+        Mixture.from_dict({"kind": "inferred", "by": ["language", "kind"]})
+    )

@@ -365,3 +365,17 @@ def test_lineage_looks_at_one_run_alone(small: Catalog, halves: Mixture) -> None
 def test_lineage_refuses_what_is_not_a_predicate(small: Catalog, halves: Mixture, predicate: str, message: str) -> None:
     with pytest.raises(QueryError, match=message):
         Run.start(small, "exp1", halves).lineage(predicate)
+
+
+def test_a_run_shows_where_it_stands(catalog: Catalog, make_mixture: Callable[..., Mixture]) -> None:
+    run = Run.start(catalog, "shown", make_mixture(("language = 'de'", 1), ("true", 3)), chunk_size=16)
+    run.schedule(2)
+    run.set_weights({"c0": 0.5})
+    run.schedule(1)
+    assert [line.strip() for line in repr(run).splitlines() if line.strip()][3:] == [
+        "c0          50.00%     25.00%",
+        "c1          50.00%     75.00%",
+        "4 chunks of 16 samples are scheduled; weights version 2",
+        "seed 0, 8 lanes, counts samples",
+    ]
+    assert "run shown over samples@" in run._repr_html_()
