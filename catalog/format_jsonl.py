@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from mixlake.catalog import json_views
 from mixlake.catalog.compression import with_compressions
 from mixlake.catalog.errors import DataError
 from mixlake.catalog.fields import columns_of
@@ -32,6 +33,8 @@ from mixlake.catalog.text_regions import BYTES_PER_PART, BufferPool, Region, reg
 
 _SPACE = 32
 _MIN_BYTES_FOR_THREADS = 1 << 20
+_REGIONS_AHEAD = 4
+"""How many regions of a compressed file may wait to be parsed."""
 _Parsed = tuple[Block, Sequence[Problem]]
 
 
@@ -96,7 +99,7 @@ def _scan(part: FilePart, fields: Mapping[FieldPath, pa.DataType], problems: Pro
         yield _block(region, part, fields, found), found.found
 
     is_small = part.file.compression is None or part.file.num_bytes < _MIN_BYTES_FOR_THREADS
-    parsed = chain.from_iterable(map(parse, regions(part))) if is_small else _in_threads(part, parse)
+    parsed = chain.from_iterable(map(parse, regions(part))) if is_small else _in_threads(part, fields, parse)
     row = 0
     for block, found in parsed:
         problems.found += found
@@ -104,15 +107,24 @@ def _scan(part: FilePart, fields: Mapping[FieldPath, pa.DataType], problems: Pro
         row += block.num_records
 
 
-def _in_threads(part: FilePart, parse: Callable[[Region], Iterator[_Parsed]]) -> Iterator[_Parsed]:
-    """Parse a compressed file, which cannot be scanned in parts: threads take turns at decompressing, each parses."""
+def _in_threads(
+    part: FilePart, fields: Mapping[FieldPath, pa.DataType], parse: Callable[[Region], Iterator[_Parsed]]
+) -> Iterator[_Parsed]:
+    """Parse a compressed file, which cannot be scanned in parts: one thread decompresses ahead, others parse."""
     buffers = BufferPool()
 
     def parse_and_free(region: Region) -> Iterator[_Parsed]:
         yield from parse(region)
         buffers.give_back(region.buffer)
 
-    return in_order(parse_and_free, regions(part, buffers), num_cores())
+    first = next(regions(part), None)
+    is_alone = first is not None and json_views.is_faster(first, fields)
+    # Decompression waits while simdjson holds the interpreter lock: the longer the regions, the less often.
+    to_regions = partial(regions, buffers=buffers, scale=2 if is_alone else 1)
+    ahead = in_order(to_regions, [part], num_threads=1, results_ahead=_REGIONS_AHEAD)
+    if is_alone:
+        return chain.from_iterable(map(parse_and_free, ahead))
+    return in_order(parse_and_free, ahead, num_cores())
 
 
 def _block(region: Region, part: FilePart, fields: Mapping[FieldPath, pa.DataType], problems: Problems) -> Block:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -14,8 +15,6 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 _RESULTS_AHEAD = 16
 """What may wait to be taken of each task: it bounds memory, however much faster the threads are."""
-_PATIENCE_SECONDS = 0.1
-"""After how long a thread that waits for room looks whether anybody still takes results, if it is not woken before."""
 
 
 def num_cores() -> int:
@@ -32,43 +31,41 @@ def in_order(
 ) -> Iterator[Result]:
     """Yield what ``work`` yields for every task, in the order of the tasks, worked on by several threads at a time.
 
-    The threads take turns at making the next task, each while the others work on those before; so the task whose
-    results are due is always being worked on. An error that a task raises is raised where its results would have come,
-    and one in making the tasks behind the results of those that were made; threads then stop at their next result, as
-    they do when the iterator is closed.
+    Tasks are begun in order, so the one whose results are due is always being worked on. An error that a task raises is
+    raised where its results would have come, and one in making the tasks behind the results of those that were made;
+    threads then stop at their next result, as they do when the iterator is closed.
 
     >>> list(in_order(lambda n: [n, n], [1, 2, 3], num_threads=2))
     [1, 1, 2, 2, 3, 3]
     """
     is_abandoned = threading.Event()
-    begun = _Results[_Results[Result]](is_abandoned, num_threads)
-    remaining, turn = iter(tasks), threading.Lock()
-
-    def serve() -> None:
-        try:
-            while True:
-                with turn:
-                    task = next(remaining)
-                    results = _Results[Result](is_abandoned, results_ahead)
-                    begun.put(results)
-                results.fill(work, task)
-        except StopIteration:
-            begun.end()
-        except BaseException as error:  # noqa: BLE001  (raised again where the results are taken)
-            begun.end(error)
-
-    due: _Results[Result] | None = None
+    waiting: deque[_Results[Result]] = deque()
+    remaining = iter(tasks)
     with ThreadPoolExecutor(num_threads, thread_name_prefix="scan") as pool:
+
+        def begin() -> None:
+            results = _Results[Result](is_abandoned, results_ahead)
+            try:
+                task = next(remaining)
+            except StopIteration:
+                return
+            except Exception as error:  # noqa: BLE001  (raised again behind the results that come before)
+                results.fail(error)
+            else:
+                pool.submit(results.fill, work, task)
+            waiting.append(results)
+
         try:
-            for _ in range(num_threads):
-                pool.submit(serve)
-            for due in begun.drain():
-                yield from due.drain()
+            for _ in range(num_threads + 1):
+                begin()
+            while waiting:
+                yield from waiting[0].drain()
+                waiting.popleft()
+                begin()
         finally:
             is_abandoned.set()
-            begun.wake()
-            if due is not None:
-                due.wake()
+            for results in waiting:
+                results.wake()
 
 
 class _AbandonedError(Exception):
@@ -76,14 +73,14 @@ class _AbandonedError(Exception):
 
 
 class _End:
-    """What follows the last result: the error that ended them, if one did."""
+    """What follows the last result of a task: the error that ended it, if one did."""
 
     def __init__(self, error: BaseException | None = None) -> None:
         self.error = error
 
 
 class _Results(Generic[Result]):
-    """Results on their way to the thread that takes them."""
+    """The results of one task, on their way from its thread to the one that takes them."""
 
     def __init__(self, is_abandoned: threading.Event, num_ahead: int) -> None:
         self._queue: queue.Queue[Result | _End] = queue.Queue(num_ahead)
@@ -92,31 +89,18 @@ class _Results(Generic[Result]):
     def fill(self, work: Callable[[Task], Iterable[Result]], task: Task) -> None:
         try:
             for result in work(task):
-                self.put(result)
-            self.end()
-        except BaseException as error:  # noqa: BLE001  (raised again where the results are taken)
-            self.end(error)
-
-    def wake(self) -> None:
-        """Let threads that wait for room, here or in results that wait here, go on, to find that they may end."""
-        with suppress(queue.Empty):
-            while True:
-                item = self._queue.get_nowait()
-                if isinstance(item, _Results):
-                    item.wake()
-
-    def put(self, item: Result | _End) -> None:
-        while not self._is_abandoned.is_set():
-            try:
-                self._queue.put(item, timeout=_PATIENCE_SECONDS)
-            except queue.Full:
-                continue
+                self._put(result)
+            self._put(_End())
+        except _AbandonedError:
             return
-        raise _AbandonedError
+        except BaseException as error:  # noqa: BLE001  (raised again where the results are taken)
+            try:
+                self._put(_End(error))
+            except _AbandonedError:
+                return
 
-    def end(self, error: BaseException | None = None) -> None:
-        with suppress(_AbandonedError):
-            self.put(_End(error))
+    def fail(self, error: BaseException) -> None:
+        self._put(_End(error))
 
     def drain(self) -> Iterator[Result]:
         while True:
@@ -126,3 +110,17 @@ class _Results(Generic[Result]):
                     raise item.error
                 return
             yield item
+
+    def wake(self) -> None:
+        """Let a thread that waits for room go on, to find that it may end."""
+        with suppress(queue.Empty):
+            self._queue.get_nowait()
+
+    def _put(self, item: Result | _End) -> None:
+        while not self._is_abandoned.is_set():
+            try:
+                self._queue.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+            return
+        raise _AbandonedError

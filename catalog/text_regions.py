@@ -87,12 +87,13 @@ def split_bytes(file_id: int, file: DataFile, bytes_per_part: int) -> list[FileP
     return [FilePart(file_id=file_id, file=file, start=start, stop=start + bytes_per_part) for start in starts]
 
 
-def regions(part: FilePart, buffers: BufferPool | None = None) -> Iterator[Region]:
+def regions(part: FilePart, buffers: BufferPool | None = None, *, scale: int = 1) -> Iterator[Region]:
     """Yield the lines of a part, some megabytes at a time; a line belongs to the part that its first byte lies in.
 
     Args:
         part: the part.
         buffers: gives each region a buffer of its own, so that its content stays there until it is given back.
+        scale: how many times as long as usual the regions are.
 
     Raises:
         DataError: the file is empty, cannot be read or decompressed, or is not what its name says.
@@ -109,7 +110,7 @@ def regions(part: FilePart, buffers: BufferPool | None = None) -> Iterator[Regio
             stream.seek(offset)
         is_at_line = part.start == 0
         pool = buffers or BufferPool()
-        buffer, have = pool.take(_BYTES_PER_REGION), 0
+        buffer, have = pool.take(scale * _BYTES_PER_REGION), 0
         while True:
             if have == len(buffer):  # a line longer than a region; views of the old buffer may be in use
                 buffer = buffer + bytearray(len(buffer))

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from mixlake.catalog import parallel
 from mixlake.catalog.parallel import in_order
 
 
@@ -87,33 +86,13 @@ def test_an_error_in_making_the_tasks_comes_behind_the_results_of_those_made() -
         next(results)
 
 
-def test_threads_end_at_once_when_nobody_takes_the_results_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parallel, "_PATIENCE_SECONDS", 60)
-
+def test_threads_end_when_nobody_takes_the_results_any_more() -> None:
     def work(task: int) -> Iterator[int]:
         while True:
             yield task
 
     before = threading.active_count()
-    results = in_order(work, range(9), num_threads=2)
+    results = in_order(work, range(3), num_threads=2)
     assert next(results) == 0
-    time.sleep(0.05)
-    began = time.perf_counter()
     results.close()  # type: ignore[attr-defined]
     assert threading.active_count() == before
-    assert time.perf_counter() - began < 30
-
-
-def test_threads_take_turns_at_making_tasks_while_others_work() -> None:
-    is_made = threading.Semaphore(0)
-
-    def tasks() -> Iterator[int]:
-        for task in range(6):
-            yield task
-            is_made.release()
-
-    def work(task: int) -> list[int]:
-        assert task == 5 or is_made.acquire(timeout=10)  # another thread has gone on to the next task
-        return [task]
-
-    assert list(in_order(work, tasks(), num_threads=2)) == list(range(6))
