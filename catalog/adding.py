@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
+from mixlake.catalog import schema
 from mixlake.catalog.declaring import Declared, PropertySource, check_name, declare
 from mixlake.catalog.duplicates import OUTPUTS, Grouping, Groups, KeySpill
 from mixlake.catalog.errors import ConfigError, DataError
@@ -331,7 +332,7 @@ def _changed(lake: Lake, plan: _Plan, written: Sequence[_Written], types: Mappin
     parts = []
     columns = _stored(lake, plan, types)
     if not plan.dataset.num_samples:  # a column all the same
-        lake.add_sample_files([], columns, action="add property")
+        lake.add_files(schema.SAMPLES, [], columns, action="add property")
     for one in written:
         if one.plan is plan:
             one.writer.commit(columns)

@@ -14,7 +14,16 @@ from urllib.parse import unquote, urlsplit
 import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.fs as pafs
-from deltalake import CommitProperties, DeltaTable, Field, Schema, Transaction, WriterProperties, write_deltalake
+from deltalake import (
+    ColumnProperties,
+    CommitProperties,
+    DeltaTable,
+    Field,
+    Schema,
+    Transaction,
+    WriterProperties,
+    write_deltalake,
+)
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction
 
@@ -37,7 +46,6 @@ _CONFIGURATION = {
 """By default a checkpoint drops versions that are older than 30 days. The root table keeps all of them. Of `chunks`
 and of what training reports only the newest is ever read, and every commit lists the log: 8 ms with a hundred versions,
 30 ms with thousands."""
-_COMPACTED_BYTES = 64 << 20
 _MAX_ATTEMPTS = 100
 """Tries to commit while other processes do; at each, one of them gets on."""
 _UNREADABLE_PATH = re.compile(r"[*?\[\]|^\\\x00-\x1f]|%[0-9A-Fa-f]{2}")
@@ -157,7 +165,6 @@ class Lake:
         details: Mapping[str, Any] | None = None,
         fence: Fence | Sequence[Fence] | None = None,
         replace_where: str | None = None,
-        rows_per_group: int | None = None,
     ) -> int:
         """Append rows in one commit and return the table's new version.
 
@@ -169,25 +176,19 @@ class Lake:
             fence: one or several; each refuses the commit if another process made one like it since the fence was
                 looked at.
             replace_where: rows that this predicate selects leave in the same commit; the new rows must match it.
-            rows_per_group: of the Parquet file; few, where single rows will be read.
 
         Raises:
             LakeError: the fence is broken.
         """
         data = rows.cast(schema.TABLES[name].columns)
-        fences = [] if fence is None else [fence] if isinstance(fence, Fence) else list(fence)
+        fences = _listed(fence)
         common: Any = {
-            "writer_properties": _writer(rows_per_group),
+            "writer_properties": WriterProperties(compression="ZSTD"),
             "commit_properties": commit_properties(action, details, fences),
         }
 
         def attempt(handle: DeltaTable) -> None:
-            for each in fences:
-                last = handle.transaction_version(each.application)
-                if last is not None and last > each.seen:
-                    raise LakeError(
-                        f"{name}@{handle.version()}: another process did {action} first ({each.application})"
-                    )
+            _check_fences(name, handle, fences, action)
             _add_columns(name, handle, data.schema)
             if replace_where is None:
                 write_deltalake(handle, data, mode="append", **common)
@@ -196,45 +197,81 @@ class Lake:
 
         return self._commit(name, attempt, action)
 
-    def add_sample_files(self, actions: Sequence[AddAction], columns: pa.Schema, *, action: str) -> None:
-        """Commit Parquet files that already lie in the `samples` folder, after adding the columns that it lacks.
+    def add_files(
+        self,
+        name: str,
+        actions: Sequence[AddAction],
+        columns: pa.Schema,
+        *,
+        action: str,
+        fence: Fence | Sequence[Fence] | None = None,
+    ) -> int:
+        """Commit Parquet files that already lie in a table's folder, after adding the columns that the table lacks.
+
+        Args:
+            name: the table.
+            actions: the files.
+            columns: theirs, those of partitions included.
+            action: what the commit does; it stands in the history.
+            fence: as in `append`.
 
         Raises:
-            LakeError: another process added a column of the same name and another type.
+            LakeError: the fence is broken, or another process added a column of the same name and another type.
         """
+        fences = _listed(fence)
 
         def attempt(handle: DeltaTable) -> None:
-            stored = _add_columns(schema.SAMPLES, handle, columns)
-            self.table(schema.SAMPLES).create_write_transaction(
+            stored = _add_columns(name, handle, columns)
+            handle = self.table(name)
+            _check_fences(name, handle, fences, action)  # of this very version: what comes after it is in the way
+            handle.create_write_transaction(
                 list(actions),
                 "append",
                 Schema.from_arrow(stored),
-                partition_by=[schema.REGISTRATION],
-                commit_properties=commit_properties(action),
+                partition_by=list(schema.TABLES[name].partition_by),
+                commit_properties=commit_properties(action, fences=fences),
             )
 
-        self._commit(schema.SAMPLES, attempt, action)
+        return self._commit(name, attempt, action)
 
     def delete(self, name: str, predicate: str, *, action: str) -> int:
         """Delete the rows that a predicate selects, in one commit, and return the table's new version."""
         properties = commit_properties(action)
         return self._commit(name, lambda handle: handle.delete(predicate, commit_properties=properties), action)
 
-    def compact(self, name: str, partition: str, value: str, *, rows_per_group: int | None = None) -> None:
+    def compact(
+        self,
+        name: str,
+        partition: str,
+        value: str,
+        *,
+        file_bytes: int = 64 << 20,
+        rows_per_group: int | None = None,
+        statistics: Sequence[str] | None = None,
+    ) -> None:
         """Join the small files of a partition, in one commit that changes no row; the old files stay on disk.
 
         Args:
             name: the table.
             partition: the column that it is partitioned by.
             value: which partition.
-            rows_per_group: of the joined file.
+            file_bytes: how large the joined files become; larger ones stay as they are.
+            rows_per_group: of the joined files; few, where single rows will be read.
+            statistics: the columns that have some; None is all.
         """
+        of_others, of_these = (ColumnProperties(statistics_enabled=level) for level in ("NONE", "CHUNK"))
+        writer = WriterProperties(
+            compression="ZSTD",
+            max_row_group_size=rows_per_group,
+            default_column_properties=None if statistics is None else of_others,
+            column_properties=None if statistics is None else dict.fromkeys(statistics, of_these),
+        )
 
         def attempt(handle: DeltaTable) -> None:
             handle.optimize.compact(
                 partition_filters=[(partition, "=", value)],
-                target_size=_COMPACTED_BYTES,
-                writer_properties=_writer(rows_per_group),
+                target_size=file_bytes,
+                writer_properties=writer,
                 commit_properties=commit_properties(f"compact {value}"),
             )
 
@@ -280,6 +317,17 @@ class Lake:
             raise LakeError(f"{name}{at} in {self.uri} cannot be read: {error}") from error
 
 
+def _listed(fence: Fence | Sequence[Fence] | None) -> list[Fence]:
+    return [] if fence is None else [fence] if isinstance(fence, Fence) else list(fence)
+
+
+def _check_fences(name: str, table: DeltaTable, fences: Sequence[Fence], action: str) -> None:
+    for fence in fences:
+        last = table.transaction_version(fence.application)
+        if last is not None and last > fence.seen:
+            raise LakeError(f"{name}@{table.version()}: another process did {action} first ({fence.application})")
+
+
 def collected(name: str, version: int, dataset: str, registration: str) -> LakeError:
     """Return the error of reading what a catalog version showed before it was collected."""
     return LakeError(
@@ -295,10 +343,6 @@ def arrow_dataset(table: DeltaTable) -> pads.Dataset:
     and a process that exits while they do is aborted ("terminate called without an active exception").
     """
     return table.to_pyarrow_dataset(filesystem=pafs.SubTreeFileSystem(_local_path(table), pafs.LocalFileSystem()))
-
-
-def _writer(rows_per_group: int | None) -> WriterProperties:
-    return WriterProperties(compression="ZSTD", max_row_group_size=rows_per_group)
 
 
 def _local_path(table: DeltaTable) -> str:

@@ -89,7 +89,7 @@ class SampleWriter:
         """
         actions = [self._add_action(path) for path in self.finish(columns)]
         if actions:
-            self._lake.add_sample_files(actions, columns, action=f"register {self._registration}")
+            self._lake.add_files(schema.SAMPLES, actions, columns, action=f"register {self._registration}")
             self._is_committed = True
 
     def _flush(self) -> None:

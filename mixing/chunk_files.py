@@ -1,15 +1,90 @@
-"""Files of chunks, kept open: a reader that needs a few chunks of a large snapshot decodes little more than those."""
+"""Files of chunks: written so that a reader which needs a few chunks of a snapshot decodes little more than those."""
 
 from __future__ import annotations
 
+import json
+import os
+import time
+import uuid
 from collections import OrderedDict
 from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from deltalake.transaction import AddAction
 
+from mixlake.catalog import schema
+from mixlake.catalog.lake import Lake
+
+_SAMPLES_PER_FILE, _SAMPLES_PER_GROUP = 1 << 17, 1 << 12
+"""Of thousands of chunks a reader needs those of its lanes. For each it parses a footer, as long as its file has row
+groups, and decodes one of these: 0.2 ms for either."""
+_COMPACTED_BYTES = 2 << 20
+_INTERVAL = "intervals.list.element."
+_NAMES = [_INTERVAL + name for name in ("component", "registration")]
+_PACKED = [_INTERVAL + name for name in ("file_id", "row_start", "row_stop", "byte_start", "byte_stop")]
+"""Sorted numbers, stored as the bits of their differences: 40% smaller than with zstd, and decoded in half the time."""
+_REPETITIVE = [*_NAMES, _INTERVAL + "pass", "component_order.list.element", "weights_version", "stage", "num_samples"]
+_STATISTICS = ["chunk", "is_last"]
+"""What the log tells files apart by. Those of all columns would be three quarters of a footer, and a cursor's twice its
+length in the log."""
 _MAX_OPEN = 4
+
+
+def write_chunks(folder: str, run: str, rows: pa.Table) -> list[AddAction]:
+    """Write consecutive chunks of a run as files of the `chunks` table; nobody sees them until they are committed.
+
+    Args:
+        folder: of the table.
+        run: whose they are; a partition of its own.
+        rows: without the column ``run``.
+    """
+    os.makedirs(os.path.join(folder, f"{schema.RUN}={run}"), exist_ok=True)
+    num_rows = max(1, _SAMPLES_PER_FILE // rows["num_samples"][0].as_py())
+    return [_write(folder, run, rows.slice(start, num_rows)) for start in range(0, len(rows), num_rows)]
+
+
+def compact_chunks(lake: Lake, run: str, num_samples: int) -> None:
+    """Join the files of a run that are small.
+
+    Args:
+        lake: where they are.
+        run: the run.
+        num_samples: how many a chunk has.
+    """
+    num_rows = _rows_per_group(num_samples)
+    size: dict[str, int] = {"file_bytes": _COMPACTED_BYTES, "rows_per_group": num_rows}
+    lake.compact(schema.CHUNKS, schema.RUN, run, statistics=_STATISTICS, **size)
+
+
+def _write(folder: str, run: str, rows: pa.Table) -> AddAction:
+    path = f"{schema.RUN}={run}/part-{uuid.uuid4()}.parquet"
+    full = os.path.join(folder, path)
+    pq.write_table(
+        rows,
+        full,
+        row_group_size=_rows_per_group(rows["num_samples"][0].as_py()),
+        use_dictionary=_REPETITIVE,
+        column_encoding=dict.fromkeys(_PACKED, "DELTA_BINARY_PACKED"),
+        compression=dict.fromkeys(["component_order.list.element", "cursor"], "zstd"),
+        write_statistics=_STATISTICS,
+        store_schema=False,
+    )
+    first, last = ({name: rows[name][place].as_py() for name in _STATISTICS} for place in (0, -1))
+    stats = {"numRecords": len(rows), "minValues": first, "maxValues": last, "nullCount": dict.fromkeys(_STATISTICS, 0)}
+    return AddAction(
+        path=path,
+        size=os.path.getsize(full),
+        partition_values={schema.RUN: run},
+        modification_time=int(time.time() * 1000),
+        data_change=True,
+        stats=json.dumps(stats),
+    )
+
+
+def _rows_per_group(num_samples: int) -> int:
+    return max(1, _SAMPLES_PER_GROUP // num_samples)
 
 
 class ChunkFiles:
@@ -19,7 +94,7 @@ class ChunkFiles:
         """Open none yet.
 
         Args:
-            columns: what to read; ``chunk`` is one of them.
+            columns: what to read; ``chunk`` is one of them. Names of components and registrations come as dictionaries.
         """
         self._columns = columns
         self._open: OrderedDict[str, _ChunkFile] = OrderedDict()
@@ -36,22 +111,23 @@ class ChunkFiles:
 
 class _ChunkFile:
     def __init__(self, path: str, columns: pa.Schema) -> None:
-        self._file = pq.ParquetFile(path)
-        self._columns = columns
+        self._file = pq.ParquetFile(path, read_dictionary=_NAMES, pre_buffer=False)
+        names = self._file.schema_arrow.names
+        self._present = [name for name in columns.names if name in names]
+        self._younger = [field for field in columns if field.name not in names]
         metadata = self._file.metadata
-        place = self._file.schema_arrow.names.index("chunk")  # as it stands in front of the nested columns
+        place = names.index("chunk")  # as it stands in front of the nested columns
         found = [metadata.row_group(group).column(place).statistics for group in range(metadata.num_row_groups)]
         self._first, self._last = (np.array([getattr(s, name) for s in found], np.int64) for name in ("min", "max"))
 
     def rows(self, numbers: Sequence[int]) -> list[pa.RecordBatch]:
         wanted = np.asarray(numbers, np.int64)[:, None]
         groups = np.flatnonzero(((self._first <= wanted) & (wanted <= self._last)).any(axis=0)).tolist()
-        if not groups:
-            return []
-        present = [name for name in self._columns.names if name in self._file.schema_arrow.names]
-        table = self._file.read_row_groups(groups, columns=present, use_threads=False)
-        for field in self._columns:
-            if field.name not in present:  # a column that is younger than the file
+        found: dict[int, pa.Table] = {}
+        for group in groups:  # one by one: of several, Arrow cannot read nested dictionaries
+            table = self._file.read_row_group(group, columns=self._present, use_threads=False)
+            for field in self._younger:
                 table = table.append_column(field, pa.nulls(len(table), field.type))
-        place = {number: index for index, number in enumerate(table["chunk"].to_pylist())}
-        return [table.slice(place[n], 1).to_batches()[0] for n in wanted[:, 0].tolist() if n in place]
+            for index, number in enumerate(table["chunk"].to_pylist()):
+                found[number] = table.slice(index, 1)
+        return [found[number].to_batches()[0] for number in numbers if number in found]

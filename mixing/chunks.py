@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -18,7 +19,7 @@ from mixlake.catalog import schema
 from mixlake.catalog.errors import LakeError, ScheduleError
 from mixlake.catalog.lake import Fence, Lake
 from mixlake.catalog.records import IntArray
-from mixlake.mixing.chunk_files import ChunkFiles
+from mixlake.mixing.chunk_files import ChunkFiles, compact_chunks, write_chunks
 from mixlake.mixing.intervals import Intervals
 from mixlake.mixing.randomness import Purpose, permutation
 
@@ -75,11 +76,8 @@ def delivery(chunk: Chunk, *, seed: int, shuffled: bool) -> Delivery:
 
 
 _READ_COLUMNS = pa.schema(
-    [f for f in schema.TABLES[schema.CHUNKS].columns if f.name not in ("run", "cursor", "created_at")]
+    [f for f in schema.TABLES[schema.CHUNKS].columns if f.name not in ("run", "num_samples", "cursor", "created_at")]
 )
-_SAMPLES_PER_GROUP = 1 << 13
-"""Of a snapshot of hundreds of chunks a reader needs those of its lanes. With small row groups it decodes little more:
-1 ms for a chunk of a thousand samples, where one row group for a whole snapshot took 18 ms."""
 _COMMITS_PER_COMPACTION = 100
 """A commit takes longer the more files a table has, by 1 µs for each."""
 
@@ -112,7 +110,7 @@ class ChunkLog:
         self._first = first
         self._lake = lake
         self._run = run
-        self._components = list(components)
+        self._components = {name: index for index, name in enumerate(components)}
         self._files: list[_ChunkFile] = []
         self._open_files = ChunkFiles(_READ_COLUMNS)
         self._version = -1
@@ -134,23 +132,20 @@ class ChunkLog:
         """
         last = chunks[-1].number
         fence = Fence(application=f"run:{self._run}", seen=previous, number=last)
-        rows_per_group = max(1, _SAMPLES_PER_GROUP // chunks[0].num_samples)
+        lake, columns = self._lake, schema.TABLES[schema.CHUNKS].columns
+        written = write_chunks(lake.path(schema.CHUNKS), self._run, self._to_arrow(chunks, cursor))
+        fences = [fence, *([precedence] if precedence else [])]
         try:
-            rows = self._to_arrow(chunks, cursor)
-            self._lake.append(
-                schema.CHUNKS,
-                rows,
-                action=f"schedule {self._run}",
-                fence=[fence, *([precedence] if precedence else [])],
-                rows_per_group=rows_per_group,
-            )
+            lake.add_files(schema.CHUNKS, written, columns, action=f"schedule {self._run}", fence=fences)
         except LakeError as error:
+            for file in written:
+                os.remove(os.path.join(lake.path(schema.CHUNKS), file.path))
             raise ScheduleError(
                 f"run {self._run!r}: another scheduler wrote chunks after chunk {previous}; only one may schedule a run"
             ) from error
         self._num_small += 1
         if self._num_small >= _COMMITS_PER_COMPACTION:
-            self._lake.compact(schema.CHUNKS, schema.RUN, self._run, rows_per_group=rows_per_group)
+            compact_chunks(lake, self._run, chunks[0].num_samples)
             self._num_small = 0
 
     def read(self, first: int, stop: int) -> list[Chunk]:
@@ -237,8 +232,8 @@ class ChunkLog:
         assert all(chunk.registrations == registrations for chunk in chunks)
         intervals = Intervals.concat([chunk.intervals for chunk in chunks])
         arrays = [
-            pa.array(self._components).take(pa.array(intervals.component)),
-            pa.array(registrations).take(pa.array(intervals.registration)),
+            _names(intervals.component, list(self._components)),
+            _names(intervals.registration, registrations),
             pa.array(intervals.file_id, pa.int32()),
             pa.array(intervals.row_start),
             pa.array(intervals.row_stop),
@@ -246,12 +241,11 @@ class ChunkLog:
             pa.array(intervals.byte_stop, mask=intervals.byte_stop < 0),
             pa.array(intervals.pass_number, pa.int32()),
         ]
-        values = pa.StructArray.from_arrays(arrays, fields=list(schema.INTERVAL_STRUCT))
+        values = pa.StructArray.from_arrays(arrays, names=[field.name for field in schema.INTERVAL_STRUCT])
         order = pa.array(np.concatenate([chunk.component_order for chunk in chunks]), pa.int16())
         num = len(chunks)
         return pa.table(
             {
-                "run": [self._run] * num,
                 "chunk": [chunk.number for chunk in chunks],
                 "weights_version": [chunk.weights_version for chunk in chunks],
                 "stage": pa.array([chunk.stage for chunk in chunks], pa.int32()),
@@ -267,10 +261,11 @@ class ChunkLog:
     def _from_arrow(self, row: pa.RecordBatch) -> Chunk:
         values = row["intervals"].flatten()
         column = {field.name: values.field(index) for index, field in enumerate(schema.INTERVAL_STRUCT)}
-        registrations = column["registration"].unique()
+        components, registrations = (column[name].dictionary.to_pylist() for name in ("component", "registration"))
+        ids = np.array([self._components[name] for name in components], np.int64)
         intervals = Intervals(
-            component=_array(pc.index_in(column["component"], pa.array(self._components))),
-            registration=_array(pc.index_in(column["registration"], registrations)),
+            component=ids[column["component"].indices.to_numpy()],
+            registration=_array(column["registration"].indices),
             file_id=_array(column["file_id"]),
             row_start=_array(column["row_start"]),
             row_stop=_array(column["row_stop"]),
@@ -282,7 +277,7 @@ class ChunkLog:
             number=row["chunk"][0].as_py(),
             weights_version=row["weights_version"][0].as_py(),
             stage=row["stage"][0].as_py(),
-            registrations=tuple(registrations.to_pylist()),
+            registrations=tuple(registrations),
             intervals=intervals,
             component_order=_array(row["component_order"].flatten()),
             is_last=row["is_last"][0].as_py(),
@@ -290,7 +285,12 @@ class ChunkLog:
 
 
 def _array(column: pa.Array) -> IntArray:
-    return np.asarray(pc.fill_null(column, -1).to_numpy(zero_copy_only=False), np.int64)
+    values = column if column.null_count == 0 else pc.fill_null(column, -1)
+    return np.asarray(values.to_numpy(), np.int64)
+
+
+def _names(indices: IntArray, names: Sequence[str]) -> pa.DictionaryArray:
+    return pa.DictionaryArray.from_arrays(pa.array(indices, pa.int32()), pa.array(names, pa.string()))
 
 
 def _offsets(lengths: Sequence[int]) -> pa.Array:
