@@ -7,6 +7,9 @@ from its share, whatever the lengths of documents.
 A component may have to wait for its next document, which lies chunks ahead. The lane looks for it when the component
 is half a sequence behind, and never more than MAX_OPEN_CHUNKS ahead: how far it looks depends on the chunks alone, not
 on who schedules them when. Where the lane has nothing more of a component, the others share what it is owed.
+
+Weights hold as soon as the lane has opened a chunk that was drawn with them, though documents of earlier chunks are
+left: what a lane keeps open for its rarest component would delay them by many times as much as it takes to draw them.
 """
 
 from __future__ import annotations
@@ -64,9 +67,10 @@ class Shares:
         """Per component, its share of all tokens given out so far minus what it got, in tokens times SCALE."""
         self._num_open: int = state["num_open"] if state else chunks.first
         self._gone: list[int] = list(state["gone"]) if state else []
-        self._oldest = -1
+        self._seen = (-1, -1)
+        self._leaving: list[int] = []
         self.weights_version = 1
-        """The weights that are in force: those of the oldest chunk that has tokens left."""
+        """The weights that are in force: those of the newest chunk that is open."""
         self.shares: Sequence[int] = ()
         """Per component, out of SCALE."""
         self.has_idle = False
@@ -80,8 +84,9 @@ class Shares:
                 if queue.has_tokens(self._num_open):
                     available.append(index)
                     oldest = min(oldest, queue.chunk_index)
-            if oldest != self._oldest or not self.shares:
-                self._settle(oldest, bool(available))
+            has_left = any(index not in available for index in self._leaving)
+            if (oldest, self._num_open) != self._seen or has_left or not self.shares:
+                self._settle(oldest, available)
             if self.has_idle:
                 self.credits = list(carried(self.credits, self.shares))
             is_starving = len(available) < len(self._queues) and self._is_starving(available)
@@ -121,17 +126,38 @@ class Shares:
         """Return every component's credit, how many chunks are open, and which components will give nothing more."""
         return {"credits": list(self.credits), "num_open": self._num_open, "gone": list(self._gone)}
 
-    def _settle(self, oldest: int, is_there: bool) -> None:
-        """Take the weights of the oldest chunk, and forget the chunks before it."""
-        current = self._chunks.get(oldest) if is_there else None
-        if current is not None:
-            self._oldest, self.weights_version = oldest, current.chunk.weights_version
-            self._chunks.close_before(oldest)
+    def _settle(self, oldest: int, available: Sequence[int]) -> None:
+        """Take the weights that are in force, and forget the chunks before the oldest that has tokens left."""
+        if available:
+            if oldest != self._seen[0]:
+                self._chunks.close_before(oldest)
+            self.weights_version = self._version(oldest, available)
+        self._seen = (oldest, self._num_open)
         self.shares = self._shares_of(self.weights_version)
         for component in self._gone:
             if any(share for index, share in enumerate(self.shares) if index != component):
                 self.shares, _ = without(component, self.shares, self.credits)
         self.has_idle = not all(self.shares)
+
+    def _version(self, oldest: int, available: Sequence[int]) -> int:
+        """Return the newest weights among open chunks with a share for all that has tokens left.
+
+        What newer ones have no share for is given out first, and noted as leaving.
+        """
+        self._leaving = []
+        version = 0
+        for index in range(self._num_open - 1, oldest - 1, -1):
+            opened = self._chunks.get(index)
+            assert opened is not None
+            if opened.chunk.weights_version == version:
+                continue
+            version = opened.chunk.weights_version
+            shares = self._shares_of(version)
+            leaving = [component for component in available if not shares[component]]
+            if not leaving:
+                return version
+            self._leaving += leaving
+        return version
 
     def _let_go(self, available: Sequence[int]) -> bool:
         """Share out what components are owed that have nothing more in this lane, and say whether there are any."""
@@ -139,7 +165,7 @@ class Shares:
         if not available or not gone or not any(self.shares[index] for index in available):
             return False
         self._gone += gone
-        self._settle(self._oldest, is_there=False)
+        self._settle(self._seen[0], [])
         return True
 
     def _is_starving(self, available: Sequence[int]) -> bool:

@@ -183,3 +183,35 @@ def test_a_document_without_text_is_an_error_that_names_it(tmp_path: Path) -> No
     run = Run.start(catalog, "a", mixture, lanes=1)
     with pytest.raises(Exception, match=r"a-\w+, file 0, row 1: field 'text' is NoneType, expected text or token ids"):
         list(TokenDataset(run, sequence_length=8))
+
+
+def test_weights_hold_from_the_newest_chunk_that_a_lane_has_opened(make_run: Any) -> None:
+    run = make_run(unit="bytes", lanes=2, chunk_size=4, on_exhausted="repeat")
+    for chunk in range(6, 30, 4):
+        run.set_weights({"english": 0.2 + chunk / 60}, from_chunk=chunk)
+    run.schedule(300 - run.chunks.last()[0])
+    versions = [chunk.weights_version for chunk in Run.load(run.catalog, run.name).chunks.read(0, 300)]
+    newest, num_behind = [0, 0], 0
+    for delivery in islice(TokenDataset(run, sequence_length=64).deliveries(), 600):
+        lane, before = delivery.turn[1], newest[delivery.turn[1]]
+        newest[lane] = delivery.lane_state["num_open"] - 1
+        version = delivery.item.weights_version
+        assert versions[2 * before + lane] <= version <= versions[2 * newest[lane] + lane]
+        oldest = min(position[0] for position in delivery.lane_state["queues"])
+        num_behind += versions[2 * oldest + lane] < version
+    assert version == max(versions) == 7
+    assert num_behind > 20
+
+
+def test_what_has_no_share_any_more_is_given_out_before_the_new_weights_hold(make_run: Any) -> None:
+    run = make_run(unit="bytes", lanes=2, chunk_size=4)
+    run.set_weights({"notes": 0.0}, from_chunk=40)
+    notes, versions = run.components.index("notes"), set()
+    documents: set[tuple[str, int, int]] = set()
+    for sequence in islice(TokenDataset(run, sequence_length=64), 600):
+        versions.add(sequence.weights_version)
+        documents.update(sequence.documents)
+        assert sequence.weights_version == 1 or not (sequence.component_ids == notes).any()
+    assert versions == {1, 2}
+    drawn = [row for chunk in range(40) for row in run.samples(chunk).to_pylist() if row["component"] == "notes"]
+    assert {(row["registration"], row["file_id"], row["row"]) for row in drawn} <= documents
