@@ -157,7 +157,7 @@ class Catalog(Shown):
             uris: folders, globs (``**`` crosses folders) or paths.
             format: ``files``, ``jsonl``, ``parquet``, …; inferred from the names where it is not given.
             text: the record field that holds a sample's text, or its token ids; where it is not given, ``text``, and
-                ``tokens`` for ``megatron``.
+                ``tokens`` for ``megatron`` and ``numpy``.
             properties: name to SQL expression over the record (``meta.language``, ``character_length(text)``), or to
                 a batch function (`Language`, a `BatchFunction`, …), or to ``{expression: …, type: …, nullable: …}``
                 of either. Every record also has ``_path``, ``_row``, ``_text`` and, by format, ``_num_bytes``.

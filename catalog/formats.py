@@ -23,6 +23,7 @@ from mixlake.catalog.format_csv import CsvFormat
 from mixlake.catalog.format_files import FilesFormat
 from mixlake.catalog.format_jsonl import JsonLinesFormat
 from mixlake.catalog.format_megatron import MegatronFormat
+from mixlake.catalog.format_numpy import NumpyFormat
 from mixlake.catalog.format_parquet import ParquetFormat
 from mixlake.catalog.format_webdataset import WebDatasetFormat
 from mixlake.catalog.problems import Problems
@@ -30,7 +31,16 @@ from mixlake.catalog.read_cache import ReadCache
 from mixlake.catalog.records import Block, DataFile, FieldPath, FilePart, Span
 
 ENTRY_POINT_GROUP = "mixlake.formats"
-_BUILT_IN = (FilesFormat, JsonLinesFormat, ParquetFormat, ArrowFormat, MegatronFormat, CsvFormat, WebDatasetFormat)
+_BUILT_IN = (
+    FilesFormat,
+    JsonLinesFormat,
+    ParquetFormat,
+    ArrowFormat,
+    MegatronFormat,
+    NumpyFormat,
+    CsvFormat,
+    WebDatasetFormat,
+)
 
 
 class Format(Protocol):

@@ -1,4 +1,4 @@
-"""Writes token ids as Megatron-LM's indexed datasets (see `mixlake.catalog.format_megatron`), a sequence per document.
+"""Writes token ids as Megatron-LM's indexed datasets (see `mixlake.catalog.megatron_index`), a sequence per document.
 
 The names that readers look for appear last: whoever is killed before leaves temporary files, which are written anew.
 """
@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.ipc as ipc
 
-from mixlake.catalog.format_megatron import HEADER, MAGIC, TOKEN_TYPES, VERSION
+from mixlake.catalog.megatron_index import HEADER, MAGIC, TOKEN_TYPES, VERSION
 from mixlake.catalog.token_lists import TokenLists
 
 _CODES = {np.dtype(kind): code for code, kind in TOKEN_TYPES.items()}

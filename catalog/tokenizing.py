@@ -23,7 +23,7 @@ import pyarrow.ipc as ipc
 from mixlake.catalog.catalog import Catalog
 from mixlake.catalog.errors import ConfigError
 from mixlake.catalog.fields import parse_path
-from mixlake.catalog.format_megatron import HEADER
+from mixlake.catalog.megatron_index import HEADER
 from mixlake.catalog.megatron_writer import MegatronWriter
 from mixlake.catalog.parallel import in_order, num_cores
 from mixlake.catalog.properties import FieldWidenedError

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixlake.catalog import DataError, DataFile, Span, format_megatron
+from mixlake.catalog import DataError, DataFile, Span, format_megatron, megatron_index, token_blocks
 from mixlake.catalog.format_megatron import MegatronFormat
 from mixlake.catalog.listing import find_files
 from mixlake.catalog.problems import OnError, Problems
@@ -150,7 +150,7 @@ def test_any_documents_are_read_back_by_row_and_bytes_however_they_are_cut(
     file = write(tmp_path_factory.mktemp("any") / "a.bin", documents)
     wanted = [tokens_of(document) for document in documents]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(format_megatron, "_BYTES_PER_BLOCK", block_bytes)
+        patch.setattr(token_blocks, "_BYTES_PER_BLOCK", block_bytes)
         patch.setattr(format_megatron, "_DOCUMENTS_PER_PART", part_documents)
         parts = MegatronFormat().parts(0, file, {}, Problems())
         spans: list[Span] = []
@@ -230,7 +230,10 @@ def refusal(file: DataFile, *names: str) -> str:
 def test_a_file_without_its_index_is_refused(tmp_path: Path) -> None:
     file = write(tmp_path / "a.bin", DOCUMENTS)
     os.remove(tmp_path / "a.idx")
-    assert refusal(file) == f"{file.uri}: needs {tmp_path}/a.idx, which cannot be read (No such file or directory)"
+    assert refusal(file) == (
+        f"{file.uri}: needs {tmp_path}/a.idx, which cannot be read (No such file or directory); "
+        "for raw ids there is format='numpy'"
+    )
 
 
 def test_a_file_of_another_length_than_its_index_says_is_refused(tmp_path: Path) -> None:
@@ -312,7 +315,7 @@ def test_of_a_damaged_index_only_the_part_that_is_damaged_is_left_out(
 def test_an_index_that_has_changed_since_is_refused_when_it_is_read(tmp_path: Path) -> None:
     file = write(tmp_path / "a.bin", DOCUMENTS)
     spans = spans_of(scan(file))
-    format_megatron._index.cache_clear()
+    megatron_index.open_index.cache_clear()
     (tmp_path / "a.idx").write_bytes(index_bytes([2, 9], [0, 1, 2], "uint16"))
     message = f"{file.uri}, documents 0 to 1: they were at bytes 0 to 6, and its index has them at 0 to 4"
     with pytest.raises(DataError, match=exactly(message)):

@@ -90,6 +90,22 @@ def test_tokens_are_packed_as_they_are(path: Path, write: Write, options: dict[s
     assert total == [{"n": sum(map(len, TOKENS))}]
 
 
+@pytest.mark.parametrize("name", ["a b.npy", "a b.bin"])
+def test_arrays_of_tokens_are_packed_document_by_document(path: Path, name: str) -> None:
+    documents = [[*tokens, 256] for tokens in TOKENS]
+    array = np.concatenate(documents).astype(np.uint16)
+    options: dict[str, Any] = {"end": 256}
+    if name.endswith(".npy"):
+        np.save(path.with_name(name), array)
+    else:
+        array.tofile(path.with_name(name))
+        options["dtype"] = "uint16"
+    catalog = Catalog.open(str(path.parent.parent / "lake"), create=True)
+    catalog.register("docs", str(path.with_name(name)), format="numpy", options=options)
+    mixture = Mixture.from_dict({"components": {"all": {"where": "true", "weight": 1}}})
+    assert packed(Run.start(catalog, "run", mixture, chunk_size=32, lanes=2)) == documents
+
+
 def test_tokens_that_the_tokenizer_does_not_have_are_refused(path: Path) -> None:
     write_megatron(path, [[1, 2], [3, 40000]])
     run = start(path.parent.parent)
