@@ -13,7 +13,7 @@ demo: .venv/core.stamp ## Install Mixlake and run its demo; ARGS="…" are passe
 	$(BIN)/mixlake demo $(ARGS)
 
 test: lint ## Install the development tools too and run every check, the tests and the doctests.
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses=auto --dist=loadfile
 
 soak: .venv/dev.stamp ## Kill some hundred processes while they change a catalog or schedule, elsewhere each time.
 	MIXLAKE_KILLS=240 MIXLAKE_SEED=$$(date +%s) $(BIN)/pytest -s tests/catalog/test_time_travel.py tests/mixing/test_scheduler_kills.py

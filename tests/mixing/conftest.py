@@ -3,6 +3,7 @@
 import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +39,18 @@ def make_record(n: int) -> dict[str, Any]:
     }
 
 
-@pytest.fixture(scope="session")
-def small_blocks() -> Iterator[None]:
-    """Blocks of some kilobytes, so that small files have many."""
+@contextmanager
+def _small_blocks() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mixlake.catalog.scanning._BYTES_PER_BLOCK", 16_384)
         patch.setattr("mixlake.catalog.text_regions._BYTES_PER_REGION", 16_384)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def small_blocks() -> Iterator[None]:
+    """Blocks of some kilobytes, so that small files have many."""
+    with _small_blocks():
         yield
 
 
@@ -58,11 +65,8 @@ def write_jsonl() -> Callable[[Path, Sequence[Mapping[str, Any]]], Path]:
 
 
 @pytest.fixture(scope="session")
-def make_catalog(
-    small_blocks: None, write_jsonl: Callable[[Path, Sequence[Mapping[str, Any]]], Path]
-) -> Callable[..., Catalog]:
+def make_catalog(write_jsonl: Callable[[Path, Sequence[Mapping[str, Any]]], Path]) -> Callable[..., Catalog]:
     """Return a function that registers records, one JSONL file per dataset, in a new lake in a folder."""
-    del small_blocks
 
     def make(
         folder: Path, records: Mapping[str, Sequence[Mapping[str, Any]]], properties: Mapping[str, str] = PROPERTIES
@@ -70,7 +74,8 @@ def make_catalog(
         catalog = Catalog.create(str(folder / "lake"))
         for name, rows in records.items():
             write_jsonl(folder / "data" / f"{name}.jsonl", rows)
-            catalog.register(name, str(folder / "data" / f"{name}.jsonl"), properties=properties)
+            with _small_blocks():
+                catalog.register(name, str(folder / "data" / f"{name}.jsonl"), properties=properties)
         return catalog
 
     return make
@@ -91,14 +96,14 @@ def data(
 
 
 @pytest.fixture(scope="session")
-def register_data(small_blocks: None, data: Path) -> Callable[[Path], Catalog]:
+def register_data(data: Path) -> Callable[[Path], Catalog]:
     """Return a function that makes a new lake over the shared files."""
-    del small_blocks
 
     def register(lake: Path) -> Catalog:
         catalog = Catalog.create(str(lake))
-        for name in NUM_FILES:
-            catalog.register(name, str(data / name), properties=PROPERTIES)
+        with _small_blocks():
+            for name in NUM_FILES:
+                catalog.register(name, str(data / name), properties=PROPERTIES)
         return catalog
 
     return register
