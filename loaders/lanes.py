@@ -140,6 +140,14 @@ class LaneDataset(IterableDataset[Item], Generic[Item]):
         """Return items as a batch."""
         raise NotImplementedError
 
+    def padding(self) -> Item:
+        """Return an item that holds nothing, to fill batches with.
+
+        Raises:
+            ConfigError: there is no such thing for samples.
+        """
+        raise ConfigError("ends is 'padded', but samples have no padding; expected each or together, or a tokenizer")
+
     def num_tokens(self, items: Sequence[Item]) -> int:  # noqa: ARG002
         """Return how many tokens items hold, without padding; 0 where they are not tokens."""
         return 0

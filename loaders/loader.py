@@ -12,6 +12,7 @@ from mixlake.catalog import ConfigError
 from mixlake.catalog.errors import listed
 from mixlake.catalog.tokenizers import TokenizerSpec
 from mixlake.loaders.collate import Batch
+from mixlake.loaders.ending import Ending, Ends
 from mixlake.loaders.lanes import Delivery, LaneDataset
 from mixlake.loaders.placement import Group
 from mixlake.loaders.reporting import Reporter
@@ -42,6 +43,8 @@ class Loader(Generic[Item]):
         multiprocessing_context: str,
         adapt: bool,
         log_every: int | None,
+        ends: str,
+        group: Group | None,
     ) -> None:
         if batch_size < 1 or num_workers < 0:
             raise ConfigError(
@@ -61,6 +64,8 @@ class Loader(Generic[Item]):
             raise ConfigError(f"log_every is {log_every}; expected a number of batches, 1 or more")
         self.dataset = dataset
         self.batch_size = batch_size
+        self._ending = Ending(ends, batch_size, dataset.reading.placement, group)
+        self._padding = [dataset.padding()] * batch_size if self._ending.ends is Ends.PADDED else []
         self.num_workers = num_workers
         self._context = multiprocessing_context
         self._log_every = log_every
@@ -161,13 +166,13 @@ class Loader(Generic[Item]):
 
     def _batches(self, deliveries: Iterator[Delivery[Item]]) -> Iterator[Batch]:
         dataset = self.dataset
-        while batch := list(islice(deliveries, self.batch_size)):
+        while self._ending.goes_on(len(batch := list(islice(deliveries, self.batch_size)))):
             for delivery in batch:
                 dataset.note(delivery)
                 if isinstance(delivery.item, PackedSequence):
                     self._weights_version = max(self._weights_version or 0, delivery.item.weights_version)
             items = [delivery.item for delivery in batch]
-            collated = dataset.collate(items)
+            collated = dataset.collate([*items, *self._padding[len(items) :]])
             self._meter.deliver(len(items), dataset.num_tokens(items))
             if self._log_every and self._meter.num_batches % self._log_every == 0:
                 _LOG.info("run %s, rank %d: %s", dataset.run.name, dataset.reading.placement.rank, self.stats().line())
@@ -196,6 +201,7 @@ def make_loader(
     rank: int | None = None,
     world_size: int | None = None,
     group: Group | None = None,
+    ends: str = "each",
     schedules: bool | None = None,
     lookahead: int | None = None,
     timeout: float = 300.0,
@@ -220,10 +226,9 @@ def make_loader(
         num_workers: worker processes; 0 loads in this one. The batches are the same for any number.
         rank: this data-parallel rank; 0 where neither it nor a group is given.
         world_size: number of data-parallel ranks; it must divide the run's lanes.
-        group: in place of both: the data-parallel process group or mesh dimensions; tensor, pipeline and context
-            parallel ranks get the same batches.
-        schedules: whether this process schedules; None is rank 0, with a group the global one, and False everywhere
-            leaves it to ``mixlake schedule follow=true``.
+        group: in place of both: the data-parallel group or mesh dimensions; tensor parallel ranks get the same batches.
+        ends: ``each`` rank with its lanes, all ``together``, or ``padded`` (see `Ends`); all ranks call this together.
+        schedules: whether this process does; None is (global) rank 0, False leaves it to ``mixlake schedule``.
         lookahead: chunks to schedule in advance; four per lane where it is not given, at most the run's adapt.delay.
         timeout: seconds to wait for a chunk that another process schedules.
         cache_bytes: bound of what is held of files in memory, per process, in bytes as they lie in the files.
@@ -240,8 +245,9 @@ def make_loader(
     reading |= {"lookahead": lookahead, "timeout": timeout, "cache_bytes": cache_bytes, "on_error": on_error}
     of_tokens: dict[str, Any] = {"sequence_length": sequence_length, "packing": packing, "overlap": overlap}
     dataset = _dataset(run, tokenizer, of_tokens, samples, reading)
-    workers: dict[str, Any] = {"num_workers": num_workers, "multiprocessing_context": multiprocessing_context}
-    return Loader(dataset, batch_size=batch_size, adapt=adapt, log_every=log_every, **workers)
+    options: dict[str, Any] = {"num_workers": num_workers, "multiprocessing_context": multiprocessing_context}
+    options |= {"ends": ends, "group": group, "adapt": adapt, "log_every": log_every}
+    return Loader(dataset, batch_size=batch_size, **options)
 
 
 def _dataset(

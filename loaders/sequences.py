@@ -115,6 +115,21 @@ def make_sequence(
     )
 
 
+def make_padding(length: int, pad_id: int) -> PackedSequence:
+    """Return a sequence that is all padding; its weights version is 0, which none has."""
+    nothing = np.zeros(0, np.int64)
+    return PackedSequence(
+        length=length,
+        pad_id=pad_id,
+        ids=nothing,
+        lengths=[],
+        components=[],
+        documents=[],
+        following={},
+        weights_version=0,
+    )
+
+
 def expanded(sequences: Sequence[PackedSequence]) -> dict[str, Any]:
     """Return B sequences of T tokens as arrays: those of shape (B, T) that batches have, and ``cu_seqlens``."""
     length = sequences[0].length

@@ -13,7 +13,7 @@ from mixlake.loaders.documents import LaneChunks
 from mixlake.loaders.lanes import Lane, LaneDataset, Reading
 from mixlake.loaders.packing import ConcatPacker, Packing
 from mixlake.loaders.placement import Group
-from mixlake.loaders.sequences import PackedSequence
+from mixlake.loaders.sequences import PackedSequence, make_padding
 from mixlake.mixing import Run, Unit
 
 _PACKERS: dict[str, type[ConcatPacker] | type[BestFitPacker]] = {"concat": ConcatPacker, "best_fit": BestFitPacker}
@@ -95,14 +95,21 @@ class TokenDataset(LaneDataset[PackedSequence]):
         """Return sequences as tensors."""
         return collate_tokens(items, self.components)
 
+    def padding(self) -> PackedSequence:
+        """Return a sequence of padding."""
+        return make_padding(self.packing.length, self._loaded().pad_id)
+
     def num_tokens(self, items: Sequence[PackedSequence]) -> int:
         """Return how many tokens sequences hold, without padding."""
         return sum(len(item.ids) for item in items)
 
     def open_lane(self, chunks: LaneChunks, state: dict[str, Any] | None) -> Lane[PackedSequence]:
         """Return a lane of packed sequences."""
+        return self._packer(chunks, self._loaded(), self.packing, self.run.shares, state)
+
+    def _loaded(self) -> Tokenizer:
         self._tokenizer = self._tokenizer or load_tokenizer(self.tokenizer_spec)
-        return self._packer(chunks, self._tokenizer, self.packing, self.run.shares, state)
+        return self._tokenizer
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the tokenizer behind: each process loads its own."""
