@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -11,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from mixlake.catalog.arrow_blocks import ARROW_ERRORS, column_at, has_field, plain
+from mixlake.catalog.data_files import mapped
 from mixlake.catalog.errors import DataError
 from mixlake.catalog.records import DataFile, FieldPath, IntArray, Span
 from mixlake.catalog.spans import Spans
@@ -40,6 +42,20 @@ class Decoded:
         except ARROW_ERRORS:
             return cls(table=table, is_sound=False), table.nbytes
         return cls(table=table, is_sound=True), table.nbytes
+
+    def spilled(self) -> tuple[Decoded, int]:
+        """Return it mapped from an unnamed temporary file, and its bytes there; nothing of it is held in memory.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        with tempfile.TemporaryFile() as file:
+            path = f"/dev/fd/{file.fileno()}"
+            with pa.OSFile(path, "wb") as sink, pa.ipc.new_stream(sink, self.table.schema) as writer:
+                writer.write_table(self.table)
+            content = mapped(path)
+        with pa.ipc.open_stream(pa.py_buffer(content)) as reader:
+            return Decoded(table=reader.read_all(), is_sound=self.is_sound), len(content)
 
 
 def read_rows(
@@ -133,12 +149,14 @@ def _sound(file: DataFile, decoded: Decoded, part: slice, first_row: int) -> pa.
 
 
 def _values(file: DataFile, table: pa.Table, path: FieldPath) -> Sequence[Any]:
-    """Return a field as Python values; lists of integers as arrays."""
+    """Return a field as Python values: texts as memoryviews of their UTF-8, lists of integers as arrays."""
     types = pa.types
     try:
         column = plain(column_at(table, path))
-        if types.is_string(column.type) or types.is_binary(column.type):  # a quarter faster than to_pylist
-            values: Sequence[Any] = column.to_numpy(zero_copy_only=False).tolist()
+        if types.is_string(column.type):
+            values: Sequence[Any] = _texts(column)
+        elif types.is_binary(column.type):  # a quarter faster than to_pylist
+            values = column.to_numpy(zero_copy_only=False).tolist()
         elif types.is_list(column.type) and types.is_integer(column.type.value_type) and not _has_nulls(column):
             integers, bounds = column.values.to_numpy(), column.offsets.to_pylist()
             values = [integers[start:stop] for start, stop in pairwise(bounds)]
@@ -146,6 +164,17 @@ def _values(file: DataFile, table: pa.Table, path: FieldPath) -> Sequence[Any]:
             values = column.to_pylist()
     except _UNREADABLE as error:
         raise DataError(f"{file.uri}: field {'.'.join(path)!r} cannot be read ({error})") from error
+    return values
+
+
+def _texts(column: pa.StringArray) -> Sequence[Any]:
+    column.validate(full=True)  # it has come from a file, and nobody looks at it again
+    _, offsets, content = column.buffers()
+    bounds = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(column) + 1].tolist()
+    view = memoryview(content or b"")
+    values: list[memoryview | None] = [view[start:stop] for start, stop in pairwise(bounds)]
+    for index in np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False)).tolist() if column.null_count else ():
+        values[index] = None
     return values
 
 

@@ -132,7 +132,9 @@ def _decoder(
     def decode(group: int) -> Decoded:
         key = (file.uri, file.modified_us, group, wanted)
         decoded: Decoded = cache.get(
-            key, lambda: Decoded.sized(_row_group(file, layout[0], group, wanted), is_trusted=True)
+            key,
+            lambda: Decoded.sized(_row_group(file, layout[0], group, wanted), is_trusted=True),
+            spill=Decoded.spilled,
         )
         return decoded
 

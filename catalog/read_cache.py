@@ -5,17 +5,22 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 Size: TypeAlias = int | Callable[[], int]
 """Bytes, now or whenever it is asked."""
+_NUM_REMEMBERED = 1 << 14
+"""Pieces that had to leave and whose names are kept, some hundred bytes each."""
 
 
 class ReadCache:
     """Keeps what was decoded last; the oldest pieces leave when a bound is exceeded.
 
-    Pieces in memory and pieces that lie in temporary files have a bound of their own each. Threads may share it: a
-    piece that one of them is decoding is waited for, not decoded twice.
+    Pieces in memory and pieces that lie in temporary files have a bound of their own each. A piece that had to leave
+    memory and is asked for again may go to a temporary file: memory is too small for what is in use, and decoding the
+    same pieces over and over would take longer. Threads may share the cache: a piece that one of them is decoding is
+    waited for, not decoded twice.
 
     >>> cache = ReadCache(max_bytes=10)
     >>> cache.get("a", lambda: ("decoded", 8)), cache.get("a", lambda: ("again", 8))
@@ -27,15 +32,28 @@ class ReadCache:
         self._in_memory = _Pieces(max_bytes)
         self._on_disk = _Pieces(max_disk_bytes)
 
-    def get(self, key: Hashable, decode: Callable[[], tuple[Any, Size]], *, on_disk: bool = False) -> Any:
+    def get(
+        self,
+        key: Hashable,
+        decode: Callable[[], tuple[Any, Size]],
+        *,
+        on_disk: bool = False,
+        spill: Callable[[Any], tuple[Any, Size]] | None = None,
+    ) -> Any:
         """Return the piece under ``key``; ``decode`` makes it, with its size in bytes, when it is not there.
 
         Args:
             key: names the piece.
             decode: returns the piece and its size; a function, where the piece may still grow.
             on_disk: it lies in a temporary file, mapped into memory.
+            spill: returns the piece as one that lies in a temporary file, and its size there.
         """
-        return (self._on_disk if on_disk else self._in_memory).get(key, decode)
+        if on_disk or self._on_disk.holds(key):
+            return self._on_disk.get(key, decode)
+        if spill is not None and self._in_memory.had_to_leave(key):
+            with suppress(OSError):  # no space there: then it is decoded as often as it has to be
+                return self._on_disk.get(key, lambda: spill(decode()[0]))
+        return self._in_memory.get(key, decode)
 
     @property
     def num_hits(self) -> int:
@@ -54,8 +72,17 @@ class _Pieces:
         self._pieces: OrderedDict[Hashable, tuple[Any, Size]] = OrderedDict()
         self._lock = threading.Lock()
         self._decoding: dict[Hashable, threading.Lock] = {}
+        self._left: OrderedDict[Hashable, None] = OrderedDict()
         self.num_hits = 0
         self.num_misses = 0
+
+    def holds(self, key: Hashable) -> bool:
+        with self._lock:
+            return key in self._pieces
+
+    def had_to_leave(self, key: Hashable) -> bool:
+        with self._lock:
+            return key in self._left
 
     def get(self, key: Hashable, decode: Callable[[], tuple[Any, Size]]) -> Any:
         with self._lock:
@@ -73,6 +100,7 @@ class _Pieces:
             piece, size = decode()
             with self._lock:
                 self._pieces[key] = piece, size
+                self._left.pop(key, None)
                 self._decoding.pop(key, None)
                 self._evict()
         return piece
@@ -83,5 +111,8 @@ class _Pieces:
         for size in sizes[:-1]:  # oldest first; the newest stays, however large it is
             if excess <= 0:
                 break
-            self._pieces.popitem(last=False)
+            key, _ = self._pieces.popitem(last=False)
+            self._left[key] = None
             excess -= size
+        while len(self._left) > _NUM_REMEMBERED:
+            self._left.popitem(last=False)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mixlake.catalog import DataError
-from mixlake.catalog.columns import Columns
+from mixlake.catalog.columns import Columns, as_text
 from mixlake.catalog.fields import token_ids
 from mixlake.catalog.records import FieldPath, IntArray
 from mixlake.catalog.spans import ranges
@@ -30,7 +30,8 @@ class SampleGroup:
     """Some samples of a chunk, in delivery order, by column: one entry per sample everywhere."""
 
     contents: list[Any]
-    """Value of each sample's text field as it was read: a ``str``, or a list or array of token ids."""
+    """Value of each sample's text field as it was read: text (``str``, or a memoryview of UTF-8 where the reader may
+    give that), or a list or array of token ids."""
     columns: Columns
     """The other fields that were asked for; under `WHOLE` the records."""
     components: list[int]
@@ -59,8 +60,8 @@ class SampleGroup:
             DataError: the field holds neither.
         """
         value = self.contents[index]
-        if isinstance(value, str):
-            return value
+        if isinstance(value, str | memoryview):
+            return str(as_text(value))
         ids = token_ids(value)
         if ids is None:
             raise DataError(
@@ -69,13 +70,13 @@ class SampleGroup:
             )
         return ids
 
-    def checked_contents(self) -> list[str | IntArray]:
-        """Return every sample's content.
+    def checked_contents(self) -> list[Any]:
+        """Return every sample's content; a text may still be UTF-8.
 
         Raises:
             DataError: a field holds neither text nor token ids.
         """
-        if set(map(type, self.contents)) <= {str}:
+        if set(map(type, self.contents)) <= {str, memoryview}:
             return self.contents
         return [self.content(index) for index in range(len(self))]
 

@@ -7,10 +7,9 @@ is passed over.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from torch.utils.data import IterableDataset, get_worker_info
 
@@ -20,7 +19,8 @@ from mixlake.loaders.collate import Batch
 from mixlake.loaders.documents import LaneChunks, first_index
 from mixlake.loaders.feed import ChunkFeed, Drawing, Supply, Waiting
 from mixlake.loaders.images import Images
-from mixlake.loaders.placement import Group, Placement, place
+from mixlake.loaders.placement import Group, Placement
+from mixlake.loaders.placement import place as placed
 from mixlake.loaders.reading import SampleReader
 from mixlake.loaders.replacing import Replacements
 from mixlake.loaders.scheduling import BackgroundScheduler
@@ -29,17 +29,10 @@ from mixlake.loaders.stats import Counts
 from mixlake.mixing import Run
 
 Item = TypeVar("Item")
-Item_co = TypeVar("Item_co", covariant=True)
 
 
-class Lane(Protocol[Item_co]):
-    """One lane's items."""
-
-    def next(self) -> Item_co | None:
-        """Return the next item, or None where the lane ends."""
-
-    def state(self) -> dict[str, Any]:
-        """Return where the lane stands after the items taken."""
+Place: TypeAlias = Any
+"""Where a lane stands after an item, as `LaneDataset.lane_state` understands it: one is made for every item."""
 
 
 class Delivery(NamedTuple, Generic[Item]):
@@ -48,7 +41,7 @@ class Delivery(NamedTuple, Generic[Item]):
     turn: tuple[int, int]
     """(items that the lane gave before, lane): items are delivered in this order."""
     item: Item
-    lane_state: dict[str, Any]
+    place: Place
     """Where the lane stands after the item."""
 
 
@@ -86,7 +79,7 @@ class Reading:
             ConfigError: a number is out of range, or they do not go together (see `placement.place`).
         """
         lanes = run.config.lanes
-        placement = place(rank=rank, world_size=world_size, group=group, schedules=schedules, num_lanes=lanes)
+        placement = placed(rank=rank, world_size=world_size, group=group, schedules=schedules, num_lanes=lanes)
         chunks = min(4 * lanes, run.delay) if lookahead is None else lookahead
         if chunks < 1:
             raise ConfigError(f"lookahead is {lookahead}; expected a number of chunks, 1 or more")
@@ -123,14 +116,26 @@ class LaneDataset(IterableDataset[Item], Generic[Item]):
         self.lanes = list(range(reading.placement.rank, lanes, reading.placement.world_size))
         self._reader: SampleReader | None = None
         self._lane_states: dict[int, dict[str, Any]] = {lane: {"num_items": 0} for lane in self.lanes}
+        self._delivered: dict[int, tuple[int, Place]] = {}
+        self.is_sent = False
+        """Whether items go to another process, so that texts in them may stay UTF-8 until they are there."""
 
-    def open_lane(self, chunks: LaneChunks, state: dict[str, Any] | None) -> Lane[Item]:
-        """Return a lane, taken up where ``state`` says."""
+    def open_lane(self, chunks: LaneChunks, state: dict[str, Any] | None) -> Iterator[tuple[Item, Place]]:
+        """Yield a lane's items from where ``state`` says, each with the place where the lane stands after it."""
         raise NotImplementedError
+
+    def lane_state(self, place: Place) -> dict[str, Any]:
+        """Return a place as JSON, for `open_lane`."""
+        state: dict[str, Any] = place
+        return state
 
     def fields(self) -> Sequence[str] | None:
         """Return the record fields to read; None for all."""
         raise NotImplementedError
+
+    def is_decoded(self) -> bool:
+        """Say whether texts are all to be ``str``, or may be memoryviews of UTF-8."""
+        return True
 
     def images(self) -> Images | None:
         """Return what decodes images, if any are asked for."""
@@ -183,7 +188,7 @@ class LaneDataset(IterableDataset[Item], Generic[Item]):
 
     def reached_by(self, delivery: Delivery[Item]) -> int:
         """Return how many of the run's chunks the lane of a delivery has come to."""
-        return delivery.turn[1] + self.run.config.lanes * chunk_reached(delivery.lane_state)
+        return delivery.turn[1] + self.run.config.lanes * chunk_reached(self.lane_state(delivery.place))
 
     def counts(self) -> Counts:
         """Return what this process has read in its last iteration."""
@@ -191,17 +196,18 @@ class LaneDataset(IterableDataset[Item], Generic[Item]):
 
     def _take_turns(self, numbers: Sequence[int], supply: Supply) -> Iterator[Delivery[Item]]:
         lanes = self._open(numbers, supply)
-        turns = [(int(self._lane_states[lane]["num_items"]), lane) for lane in lanes]
-        heapq.heapify(turns)
-        while turns:
-            num_items, lane = turns[0]
-            item = lanes[lane].next()
-            if item is None:
-                heapq.heappop(turns)
-                continue
-            heapq.heapreplace(turns, (num_items + 1, lane))
-            lane_state = {"num_items": num_items + 1, **lanes[lane].state()}
-            yield Delivery(turn=(num_items, lane), item=item, lane_state=lane_state)
+        begun = {lane: int(self._states()[lane]["num_items"]) for lane in lanes}
+        number = min(begun.values(), default=0)
+        while lanes:
+            for lane in list(lanes):
+                if begun[lane] > number:
+                    continue
+                following = next(lanes[lane], None)
+                if following is None:
+                    del lanes[lane]
+                else:
+                    yield Delivery((number, lane), *following)
+            number += 1
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the reader behind: each process opens its own."""
@@ -209,17 +215,25 @@ class LaneDataset(IterableDataset[Item], Generic[Item]):
 
     def note(self, delivery: Delivery[Item]) -> None:
         """Note that an item has been delivered: a state from now on stands after it."""
-        self._lane_states[delivery.turn[1]] = delivery.lane_state
+        number, lane = delivery.turn
+        self._delivered[lane] = number + 1, delivery.place
+
+    def _states(self) -> dict[int, dict[str, Any]]:
+        """Return where each lane stands, as JSON."""
+        for lane, (num_items, place) in self._delivered.items():
+            self._lane_states[lane] = {"num_items": num_items, **self.lane_state(place)}
+        self._delivered = {}
+        return self._lane_states
 
     def chunks_reached(self) -> int:
         """Return a chunk from which on none had a part in what is delivered: a round after the last that was opened."""
         lanes = self.run.config.lanes
-        begun = [(lane, state) for lane, state in self._lane_states.items() if state["num_items"]]
+        begun = [(lane, state) for lane, state in self._states().items() if state["num_items"]]
         return max((lane + lanes * chunk_reached(state) for lane, state in begun), default=self._first_chunk)
 
     def state_dict(self) -> dict[str, Any]:
         """Return where this rank stands: small, JSON, positions only."""
-        return make_state(self.identity, self._lane_states, self._first_chunk)
+        return make_state(self.identity, self._states(), self._first_chunk)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up where ``state_dict`` (of this rank, or merged from all) says.
@@ -231,7 +245,7 @@ class LaneDataset(IterableDataset[Item], Generic[Item]):
         states = lane_states(state, self.lanes)
         if state["run"] != self.run.name:
             self._check_reached(states)
-        self._lane_states, self._first_chunk = states, state["first_chunk"]
+        self._lane_states, self._delivered, self._first_chunk = states, {}, state["first_chunk"]
 
     def _check_reached(self, states: Mapping[int, dict[str, Any]]) -> None:
         """Refuse another run's state that has gone past the chunk where this run leaves it."""
@@ -242,7 +256,7 @@ class LaneDataset(IterableDataset[Item], Generic[Item]):
                     f"loader state has gone past chunk {at_chunk}, where run {self.run.name!r} begins; fork further on"
                 )
 
-    def _open(self, numbers: Sequence[int], supply: Supply) -> dict[int, Lane[Item]]:
+    def _open(self, numbers: Sequence[int], supply: Supply) -> dict[int, Iterator[tuple[Item, Place]]]:
         run, reading = self.run, self.reading
         feed = ChunkFeed(run, numbers, supply)
         self._reader = reader = SampleReader(
@@ -252,6 +266,7 @@ class LaneDataset(IterableDataset[Item], Generic[Item]):
             num_lanes=max(1, len(numbers)),
             replacements=Replacements(run) if reading.on_error is OnError.SKIP else None,
             images=self.images(),
+            is_decoded=self.is_decoded(),
         )
         opened = {}
         for lane in numbers:
@@ -263,6 +278,6 @@ class LaneDataset(IterableDataset[Item], Generic[Item]):
                 deliver=run.delivery,
                 first_chunk=self._first_chunk,
             )
-            state = self._lane_states[lane]
+            state = self._states()[lane]
             opened[lane] = self.open_lane(chunks, state if state["num_items"] else None)
         return opened

@@ -28,7 +28,9 @@ from mixlake.mixing.chunks import Chunk
 
 _MAX_GROUP_BYTES = 4 << 20
 """Larger groups are not faster, and the first sample of every lane waits for a whole one."""
-_NUM_THREADS = 2
+_NUM_THREADS = 1
+"""Reading from the page cache takes the interpreter lock too often for two: they wake each other at every read, and
+lines come a sixth slower. Storage that makes readers wait wants more worker processes."""
 
 
 class SampleReader:
@@ -46,6 +48,7 @@ class SampleReader:
         num_lanes: int = 1,
         replacements: Replacements | None = None,
         images: Images | None = None,
+        is_decoded: bool = True,
     ) -> None:
         """Open the reader.
 
@@ -57,9 +60,11 @@ class SampleReader:
             num_lanes: how many lanes share it.
             replacements: of what cannot be read; None to raise errors.
             images: the fields to decode; None for none.
+            is_decoded: whether texts are all to be ``str``, or may be memoryviews of UTF-8.
         """
         self._catalog = catalog
         self._images = images
+        self._is_decoded = is_decoded
         self.replacements = replacements
         """Where replacements are written down; None where what cannot be read is an error."""
         held = max(1, min(_MAX_GROUP_BYTES, cache_bytes // 4 // num_lanes))
@@ -170,7 +175,8 @@ class SampleReader:
         file = self._file(registration, file_id)
         check_unchanged(file, dataset.name, registration)
         fields = list(dict.fromkeys([self.text_fields[registration], *self.fields]))
-        found = read_columns(get_format(dataset.format), file, spans, fields, dataset.options, self._cache)
+        data_format, options = get_format(dataset.format), dataset.options
+        found = read_columns(data_format, file, spans, fields, options, self._cache, is_decoded=self._is_decoded)
         if self._images is not None:
             self._images.decode(found, file, spans)
         return found

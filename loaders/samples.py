@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from mixlake.catalog.columns import WHOLE
+from mixlake.catalog.columns import WHOLE, as_text
 from mixlake.catalog.fields import parse_path
 from mixlake.loaders.collate import collate_samples
 from mixlake.loaders.documents import LaneChunks, SampleQueue
 from mixlake.loaders.groups import SampleGroup
 from mixlake.loaders.images import Images
-from mixlake.loaders.lanes import Lane, LaneDataset, Reading
+from mixlake.loaders.lanes import LaneDataset, Place, Reading
 from mixlake.loaders.placement import Group
+from mixlake.loaders.replacing import Address
 from mixlake.mixing import Run
+
+_TEXT = (str, memoryview)
 
 
 class SampleDataset(LaneDataset[Any]):
@@ -85,6 +88,10 @@ class SampleDataset(LaneDataset[Any]):
             return ()
         return None if "*" in self._fields else self._fields
 
+    def is_decoded(self) -> bool:
+        """Say that texts may be UTF-8: they become ``str`` when they are delivered, and are not in memory twice."""
+        return False
+
     def images(self) -> Images | None:
         """Return what decodes the images."""
         return Images(self._image_names) if self._image_names else None
@@ -93,56 +100,53 @@ class SampleDataset(LaneDataset[Any]):
         """Return samples as lists, one per field, unless another way was given."""
         return self._collate(items) if self._collate else collate_samples(items, self.components)
 
-    def open_lane(self, chunks: LaneChunks, state: dict[str, Any] | None) -> Lane[Any]:
-        """Return a lane of samples."""
-        return _SampleLane(chunks, self.components, self._fields, state, self._transform)
+    def open_lane(self, chunks: LaneChunks, state: dict[str, Any] | None) -> Iterator[tuple[Any, Place]]:
+        """Yield a lane's samples; a place is the lane's chunk, and how many of its samples are taken."""
+        queue = SampleQueue(chunks, None, *(state["queue"] if state else (chunks.first, 0)))
+        while chunks.get(queue.chunk_index) is not None:
+            group = queue.next_group(queue.chunk_index + 1)
+            if group is None:
+                continue
+            chunk_index = queue.chunk_index
+            chunks.close_before(chunk_index)
+            for index, sample in enumerate(self._samples(group), queue.index + 1):
+                yield sample, (chunk_index, index)
+            queue.skip(len(group))
 
+    def lane_state(self, place: Place) -> dict[str, Any]:
+        """Return a place as JSON."""
+        return {"queue": list(place)}
 
-class _SampleLane:
-    def __init__(
-        self,
-        chunks: LaneChunks,
-        components: Sequence[str],
-        fields: Sequence[str] | None,
-        state: dict[str, Any] | None,
-        transform: Callable[[dict[str, Any]], Any] | None,
-    ) -> None:
-        self._transform = transform
-        self._chunks = chunks
-        self._queue = SampleQueue(chunks, None, *(state["queue"] if state else (chunks.first, 0)))
-        self._ready: Iterator[dict[str, Any]] = iter(())
-        self._components = components
-        self._fields = None if fields is None else {name: parse_path(name) for name in fields if name != "*"}
-        self._takes_all = fields is not None and "*" in fields
-
-    def next(self) -> Any:
-        while (sample := next(self._ready, None)) is None:
-            group = self._queue.next_group(self._queue.chunk_index + 1)
-            if group is not None:
-                self._ready = self._samples(group)
-                self._chunks.close_before(self._queue.chunk_index)
-            elif self._chunks.get(self._queue.chunk_index) is None:
-                return None
-        self._queue.skip()
-        return sample if self._transform is None else _transformed(self._transform, sample)
-
-    def state(self) -> dict[str, Any]:
-        return {"queue": [self._queue.chunk_index, self._queue.index]}
-
-    def _samples(self, group: SampleGroup) -> Iterator[dict[str, Any]]:
-        names = [self._components[component] for component in group.components]
+    def _samples(self, group: SampleGroup) -> Iterable[Any]:
+        names = [self.components[component] for component in group.components]
         addresses = zip(group.registrations, group.file_ids, group.rows, strict=True)
-        for record, component, address in zip(self._records(group), names, addresses, strict=True):
-            record["component"], record["sample"] = component, address
-            yield record
+        as_delivered = _as_it_is if self.is_sent and self._transform is None else as_text
+        samples = self._records(group, names, addresses, as_delivered)
+        return samples if self._transform is None else (_transformed(self._transform, sample) for sample in samples)
 
-    def _records(self, group: SampleGroup) -> Iterable[dict[str, Any]]:
-        if self._takes_all:
-            return group.columns[WHOLE]
-        if self._fields is not None:
-            columns = [group.columns[path] for path in self._fields.values()]
-            return (dict(zip(self._fields, values, strict=True)) for values in zip(*columns, strict=True))
-        return ({"text" if isinstance(content, str) else "tokens": content} for content in group.checked_contents())
+    def _records(
+        self, group: SampleGroup, names: Iterable[str], addresses: Iterable[Address], as_delivered: Callable[[Any], Any]
+    ) -> Iterable[dict[str, Any]]:
+        if self._fields is None:
+            contents = group.checked_contents()
+            return (
+                {_kind(content): as_delivered(content), "component": name, "sample": address}
+                for content, name, address in zip(contents, names, addresses, strict=True)
+            )
+        if "*" in self._fields:
+            records = zip(group.columns[WHOLE], names, addresses, strict=True)
+            return ({**record, "component": name, "sample": address} for record, name, address in records)
+        columns = [map(as_delivered, group.columns[parse_path(name)]) for name in self._fields]
+        keys = (*self._fields, "component", "sample")
+        return (dict(zip(keys, values, strict=True)) for values in zip(*columns, names, addresses, strict=True))
+
+
+def _kind(content: Any) -> str:
+    return "text" if type(content) in _TEXT else "tokens"
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
 
 
 def _transformed(transform: Callable[[dict[str, Any]], Any], sample: dict[str, Any]) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mixlake.catalog import ConfigError
@@ -10,7 +10,7 @@ from mixlake.catalog.tokenizers import Tokenizer, TokenizerSpec, load_tokenizer,
 from mixlake.loaders.best_fit import BestFitPacker
 from mixlake.loaders.collate import Batch, collate_tokens
 from mixlake.loaders.documents import LaneChunks
-from mixlake.loaders.lanes import Lane, LaneDataset, Reading
+from mixlake.loaders.lanes import LaneDataset, Place, Reading
 from mixlake.loaders.packing import ConcatPacker, Packing
 from mixlake.loaders.placement import Group
 from mixlake.loaders.sequences import PackedSequence, make_padding
@@ -103,9 +103,11 @@ class TokenDataset(LaneDataset[PackedSequence]):
         """Return how many tokens sequences hold, without padding."""
         return sum(len(item.ids) for item in items)
 
-    def open_lane(self, chunks: LaneChunks, state: dict[str, Any] | None) -> Lane[PackedSequence]:
-        """Return a lane of packed sequences."""
-        return self._packer(chunks, self._loaded(), self.packing, self.run.shares, state)
+    def open_lane(self, chunks: LaneChunks, state: dict[str, Any] | None) -> Iterator[tuple[PackedSequence, Place]]:
+        """Yield a lane's packed sequences."""
+        packer = self._packer(chunks, self._loaded(), self.packing, self.run.shares, state)
+        while (sequence := packer.next()) is not None:
+            yield sequence, packer.state()
 
     def _loaded(self) -> Tokenizer:
         self._tokenizer = self._tokenizer or load_tokenizer(self.tokenizer_spec)

@@ -12,20 +12,20 @@ import queue
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 
 from mixlake.catalog import MixlakeError
-from mixlake.loaders.lanes import Delivery, LaneDataset
+from mixlake.loaders.lanes import Delivery, LaneDataset, Place
+from mixlake.loaders.messages import pack, receive, send, unpack, widen
 from mixlake.loaders.stats import Counts
 
 Item = TypeVar("Item")
@@ -33,15 +33,17 @@ _BUNDLES_AHEAD = 2
 _PATIENCE_SECONDS = 0.1
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Bundle:
-    """Some deliveries of one worker, sent together."""
+class _Bundle(NamedTuple):
+    """Some deliveries of one worker, sent together, by column."""
 
-    deliveries: list[Delivery[Any]] = field(default_factory=list)
+    turns: Sequence[tuple[int, int]] = ()
+    items: Any = ()
+    """Packed."""
+    places: Sequence[Place] = ()
+    counts: Counts = Counts()
+    """What the worker has read so far."""
     num_ready: int = 0
     """How many more bundles were ready when this one was sent."""
-    counts: Counts = field(default_factory=Counts)
-    """What the worker has read so far."""
     is_last: bool = False
     error: Exception | None = None
 
@@ -68,6 +70,7 @@ class Workers(Generic[Item]):
         """How many bundles were ready at each worker, as of its last bundle."""
         for worker in range(num_workers):
             here, there = start.Pipe(duplex=False)
+            widen(here)
             arguments = (dataset, worker, num_workers, bundle_size, there)
             self._connections.append(here)
             self._ends.append(there)
@@ -106,7 +109,7 @@ class Workers(Generic[Item]):
         while True:
             bundle = self._receive(worker, while_waiting)
             self.counts[worker], self.num_ready[worker] = bundle.counts, bundle.num_ready
-            yield from bundle.deliveries
+            yield from map(Delivery, bundle.turns, unpack(bundle.items), bundle.places)
             if bundle.error is not None:
                 raise bundle.error
             if bundle.is_last:
@@ -117,7 +120,7 @@ class Workers(Generic[Item]):
         while not connection.poll(_PATIENCE_SECONDS):
             while_waiting()
         try:
-            bundle: _Bundle = connection.recv()
+            bundle: _Bundle = receive(connection)
         except (EOFError, OSError) as error:
             raise MixlakeError(self._how_it_ended(worker)) from error
         return bundle
@@ -148,10 +151,11 @@ def _work(dataset: LaneDataset[Any], worker: int, num_workers: int, size: int, c
     ready: queue.Queue[_Bundle] = queue.Queue(_BUNDLES_AHEAD)
     sender = threading.Thread(target=_send, args=(ready, connection), daemon=True)
     sender.start()
+    dataset.is_sent = True
     deliveries = dataset.deliveries(worker, num_workers, schedules=False)
     try:
         while bundle := list(islice(deliveries, size)):
-            ready.put(_Bundle(deliveries=bundle, counts=dataset.counts()))
+            ready.put(_bundle(bundle, dataset.counts()))
     except Exception as error:  # noqa: BLE001  (it is raised in the trainer)
         if not isinstance(error, MixlakeError):
             error.add_note(f"in worker {worker} of the loader:\n{traceback.format_exc()}")
@@ -161,21 +165,18 @@ def _work(dataset: LaneDataset[Any], worker: int, num_workers: int, size: int, c
     sender.join()
 
 
+def _bundle(deliveries: list[Delivery[Any]], counts: Counts) -> _Bundle:
+    turns, items, places = map(list, zip(*deliveries, strict=True))
+    return _Bundle(turns=turns, items=pack(items), places=places, counts=counts)
+
+
 def _send(ready: queue.Queue[_Bundle], connection: Connection) -> None:
     is_last = False
     while not is_last:
         bundle = ready.get()
         is_last = bundle.is_last
         try:
-            connection.send(
-                _Bundle(
-                    deliveries=bundle.deliveries,
-                    num_ready=ready.qsize(),
-                    counts=bundle.counts,
-                    is_last=is_last,
-                    error=bundle.error,
-                )
-            )
+            send(connection, bundle._replace(num_ready=ready.qsize()))
         except OSError:
             os._exit(0)  # the trainer has gone, or does not listen any more
 

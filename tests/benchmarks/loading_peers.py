@@ -144,7 +144,9 @@ def zephon(components: dict[Path, float], _: Path, workers: int) -> Texts:
     parts = [Dataset.from_path(path.name, str(path)) for path in components]
     mixture = MixtureSpec({path.name: weight for path, weight in components.items()})
     pipeline = Pipeline(StaticMixtureWorkSource(datasets=parts, mixture=mixture, seed=0, chunk_size=1024)).decode_text()
-    return zephon_texts(through_torch(pipeline, workers, None) if workers else pipeline)
+    return zephon_texts(
+        through_torch(pipeline.to_torch_dataset(stateful=False), workers, None) if workers else pipeline
+    )
 
 
 def zephon_texts(items: Iterable[Any]) -> Texts:

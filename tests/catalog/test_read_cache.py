@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from functools import partial
 
 from hypothesis import given, settings
@@ -56,3 +58,37 @@ def test_a_piece_that_is_larger_than_the_cache_is_kept_alone() -> None:
 def test_the_cache_keeps_what_a_list_of_the_pieces_used_last_would(names: list[str], max_bytes: int) -> None:
     requests = [(name, 1 + 2 * "abcdef".index(name)) for name in names]
     assert decoded(ReadCache(max_bytes), *requests) == decoded_by_a_list(max_bytes, requests)
+
+
+def test_a_piece_that_had_to_leave_memory_and_comes_back_is_spilled() -> None:
+    cache, decodes, spills = ReadCache(10), [], []
+
+    def get(name: str) -> str:
+        def decode() -> tuple[str, int]:
+            decodes.append(name)
+            return name, 6
+
+        def spill(piece: str) -> tuple[str, int]:
+            spills.append(piece)
+            return f"{piece} on disk", 6
+
+        found: str = cache.get(name, decode, spill=spill)
+        return found
+
+    assert [get(name) for name in "abab"] == ["a", "b", "a on disk", "b"]
+    assert (decodes, spills) == (["a", "b", "a"], ["a"])
+    assert [get(name) for name in "abcb"] == ["a on disk", "b", "c", "b on disk"]
+
+
+def test_where_there_is_no_space_to_spill_pieces_are_decoded_again() -> None:
+    cache, decodes = ReadCache(10), []
+
+    def decode(name: str) -> tuple[str, int]:
+        decodes.append(name)
+        return name, 6
+
+    def no_space(_: str) -> tuple[str, int]:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    assert [cache.get(name, partial(decode, name), spill=no_space) for name in "abab"] == list("abab")
+    assert decodes == ["a", "b", "a", "a", "b", "b"]  # once more for what could not be written
