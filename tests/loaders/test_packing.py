@@ -194,10 +194,10 @@ def test_weights_hold_from_the_newest_chunk_that_a_lane_has_opened(make_run: Any
     newest, num_behind = [0, 0], 0
     for delivery in islice(TokenDataset(run, sequence_length=64).deliveries(), 600):
         lane, before = delivery.turn[1], newest[delivery.turn[1]]
-        newest[lane] = delivery.lane_state["num_open"] - 1
+        newest[lane] = delivery.place["num_open"] - 1
         version = delivery.item.weights_version
         assert versions[2 * before + lane] <= version <= versions[2 * newest[lane] + lane]
-        oldest = min(position[0] for position in delivery.lane_state["queues"])
+        oldest = min(position[0] for position in delivery.place["queues"])
         num_behind += versions[2 * oldest + lane] < version
     assert version == max(versions) == 7
     assert num_behind > 20
