@@ -99,10 +99,10 @@ def label_axes(axes: Axes, *, title: str, x: str, y: str, grid: str = "y") -> No
 
 def count_axis(axes: Axes, which: str) -> None:
     """Write large numbers of an axis short: 20k, 1.5M."""
-    from matplotlib.ticker import EngFormatter  # noqa: PLC0415  (an extra)
+    from matplotlib.ticker import EngFormatter, FuncFormatter  # noqa: PLC0415  (an extra)
 
-    axis = axes.xaxis if which == "x" else axes.yaxis
-    axis.set_major_formatter(EngFormatter(sep=""))
+    axis, short = axes.xaxis if which == "x" else axes.yaxis, EngFormatter(sep="")
+    axis.set_major_formatter(FuncFormatter(lambda n, _: short.format_eng(n) if abs(n) >= 1000 else f"{n:g}"))
 
 
 def share_axis(axes: Axes, which: str, decimals: int | None = 0) -> None:

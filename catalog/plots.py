@@ -35,6 +35,7 @@ FloatArray = npt.NDArray[np.float64]
 _MOST_VALUES = 20
 _MOST_LINES = 6
 _BINS = 50
+_GROUPED_BINS = 25
 _WIDE = 50.0
 """Where the largest value is more than so many times the median, the axis is logarithmic."""
 _UNITS = ("bytes", "tokens", "chars", "words", "lines", "samples", "seconds")
@@ -72,7 +73,8 @@ def plot_property(catalog: Catalog, name: str, *, by: str | None = None, where: 
     check_predicate(catalog.samples(), where, "where", f"samples@{catalog.version}")
     title = f"{name} in samples@{catalog.version}" + (f" by {by}" if by else "")
     if _is_number(_type(catalog, name)):
-        return _plot_histogram(histogram(catalog, name, by=by, where=where), name, title)
+        bins = _BINS if by is None else _GROUPED_BINS
+        return _plot_histogram(histogram(catalog, name, by=by, where=where, bins=bins), name, title)
     if by is None:
         return _plot_bars(*count_values(catalog, name, where=where), name, title)
     return _plot_table(*count_pairs(catalog, name, by, where=where), name, by, title)

@@ -1,3 +1,5 @@
 """The front door: Hydra configs, and the `mixlake` command that composes them."""
 
-__all__: list[str] = []
+from mixlake.conf.loading import load_config
+
+__all__ = ["load_config"]

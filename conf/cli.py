@@ -16,13 +16,14 @@ from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from rich.markup import escape
 
 from mixlake.catalog import Catalog, ConfigError, MixlakeError
 from mixlake.catalog.errors import listed, nearest
 from mixlake.conf.commands import COMMANDS, Command
+from mixlake.conf.completion import completion_script
 from mixlake.conf.composed import write_declaration
-from mixlake.conf.display import make_console
+from mixlake.conf.display import make_console, print_answer
+from mixlake.conf.help import command_help, overview
 from mixlake.conf.schema import SCHEMAS, store_schemas
 from mixlake.mixing import Run
 
@@ -39,7 +40,7 @@ _FLAGS_WITH_VALUE = (
     "--package",
     "-p",
 )
-_OPEN_DICTS = ("properties.", "options.", "set.", "tokens_per_byte.", "length.", "step.")
+_OPEN_DICTS = ("properties.", "options.", "weights.", "tokens_per_byte.", "length.", "step.")
 _OPEN_KEYS = re.compile(r"mixture\.(\w+=|(shuffle|order_by|unimax)\.)")
 """What a mixture may say or leave unsaid. Not its components: a typo in the name of one would add another one."""
 _OPTIONAL_KEYS = {
@@ -51,6 +52,7 @@ _OPTIONAL_KEYS = {
 _GROUPS = ("mixture", "curriculum", "adapt", "shuffle", "scale", "experiment", "dataset")
 _ESTIMATE = ("tokens_per_byte", "tokenizer")
 _DECISIVE = ("seed", "chunk_size", "lanes", "length", "step", *_ESTIMATE)
+_OUTPUTS = ("text", "json")
 _QUIET = {
     "hydra/job_logging": "none",
     "hydra/hydra_logging": "none",
@@ -63,29 +65,34 @@ _QUIET = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; exit with 2 after a wrong input, which is explained in one paragraph."""
+    """Run the command line; exit with 2 after a wrong input, which is explained in one paragraph (see `EXIT_CODES`)."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
         if not arguments or arguments[0] in ("-h", "--help", "help"):
-            _print_overview()
+            sys.stdout.write(overview() + "\n")
+        elif arguments[0] == "completion":
+            sys.stdout.write(completion_script(*(arguments[1:2] or ["bash"])))
         else:
             _run_command(arguments[0], arguments[1:])
     except MixlakeError as error:
         _fail(str(error))
     except (HydraException, OmegaConfBaseException) as error:
-        _fail(_explain_config_error(error))
+        _fail(explain_config_error(error))
     except KeyboardInterrupt:
         sys.exit(130)
 
 
 def _run_command(name: str, arguments: Sequence[str]) -> None:
     if name not in COMMANDS:
-        raise ConfigError(f"there is no command {name!r}; commands: {listed(COMMANDS, 30)}.{nearest(name, COMMANDS)}")
+        raise ConfigError(f"there is no command {name!r}; commands: {listed(COMMANDS, 40)}.{nearest(name, COMMANDS)}")
+    if any(argument in ("-h", "--help") for argument in arguments):
+        sys.stdout.write(command_help(name, arguments) + "\n")
+        return
     command = COMMANDS[name]
     with tempfile.TemporaryDirectory(prefix="mixlake-") as folder:
         arguments = ["replay=true" if given == "--replay" else given for given in arguments]
         arguments = _with_other_run(name, arguments, Path(folder))
-        flags, overrides = _as_hydra_takes_them(name, command.positional, arguments)
+        flags, overrides = hydra_arguments(name, command.positional, arguments)
         _compose_and_run(name, command, flags, overrides)
 
 
@@ -132,20 +139,17 @@ def _other_run(name: str, arguments: Sequence[str]) -> tuple[str | None, list[st
 def _compose_and_run(name: str, command: Command, flags: list[str], overrides: list[str]) -> None:
     asked = set(overrides)
     given = {override.split("=", 1)[0].lstrip("+~") for override in overrides}
-    settings = {
-        **_QUIET,
-        "hydra.help.header": _quoted(f"mixlake {name}: {command.summary}\n"),
-        "hydra.help.footer": "''",
-    }
-    overrides += [f"{key}={value}" for key, value in settings.items() if key not in given]
+    overrides += [f"{key}={value}" for key, value in _QUIET.items() if key not in given]
     store_schemas()
 
     def task(config: DictConfig) -> None:
         try:
-            _check_complete(name, config)
+            check_complete(name, config)
             if name in ("run", "fork") and HydraConfig.get().mode is RunMode.MULTIRUN:
                 config.name = _swept_name(config.name, asked)
-            command.function(config, make_console())
+            if config.output not in _OUTPUTS:
+                raise ConfigError(f"output is {config.output!r}; allowed: {listed(_OUTPUTS)}")
+            print_answer(make_console(), command.function(config), config.output)
         except MixlakeError as error:  # here, because Hydra adds a line of its own to what it passes on
             _fail(str(error))
 
@@ -162,7 +166,8 @@ def _swept_name(name: str, asked: Set[str]) -> str:
     return "-".join([name, *(re.sub(r"[^A-Za-z0-9_.]+", "-", override).strip("-") for override in short)])
 
 
-def _check_complete(name: str, config: DictConfig) -> None:
+def check_complete(name: str, config: DictConfig) -> None:
+    """Refuse keys that no schema has, and values that are missing."""
     for path, node in [("", config), *((str(key) + ".", node) for key, node in config.items_ex(resolve=False))]:
         kind = OmegaConf.get_type(node)
         if isinstance(node, DictConfig) and is_dataclass(kind):
@@ -176,7 +181,7 @@ def _check_complete(name: str, config: DictConfig) -> None:
         raise ConfigError(f"mixlake {name} needs {listed(f'{key}=…' for key in missing)}; see mixlake {name} --help")
 
 
-def _as_hydra_takes_them(name: str, positional: str | None, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+def hydra_arguments(name: str, positional: str | None, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return flags and overrides apart, as Hydra's parser wants them.
 
     The one argument that is neither (``mixlake sql "SELECT …"``) becomes an override, and keys in a dict of the user's
@@ -203,7 +208,7 @@ def _quoted(text: str) -> str:
     return '"' + re.sub(r'(\\*)("|$)', lambda match: match[1] * 2 + (match[2] and '\\"'), text) + '"'
 
 
-def _explain_config_error(error: BaseException) -> str:
+def explain_config_error(error: BaseException) -> str:
     """Return what is wrong with a config in one paragraph: the message and its cause, without Hydra's decoration."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, option = error.missing_cfg_file.strip("/").rpartition("/")
@@ -227,20 +232,6 @@ def _nearest_key(error: BaseException) -> str:
     above, keys = str(parent._get_full_key(None)), [str(known) for known in parent]
     keys += [k for path, more in _OPTIONAL_KEYS.items() if re.fullmatch(path, above) for k in more if k not in keys]
     return f". There are: {listed(keys)}.{nearest(str(key), keys)}"
-
-
-def _print_overview() -> None:
-    console = make_console()
-    console.print("mixlake COMMAND \\[key=value …]    which samples are trained on, in which proportion and order\n")
-    for name, command in COMMANDS.items():
-        console.print(f"  {name:<11} {escape(command.summary)}")
-    console.print(
-        "\nEvery command takes lake=FOLDER and Hydra overrides; mixlake COMMAND --help shows its config.\n"
-        "For example:\n"
-        "  mixlake demo demo.steps=50 mixture.components.python.weight=0.1\n"
-        "  mixlake register name=manuals uri='data/*.jsonl' properties.language=meta.language\n"
-        '  mixlake sql "SELECT language, count(*) FROM samples GROUP BY 1"',
-    )
 
 
 def _fail(message: str) -> None:

@@ -53,7 +53,7 @@ def run_demo(config: DictConfig, console: Console) -> None:
     started = time.monotonic()
     mixture = read_mixture(config)
     catalog = Catalog.open(config.lake, create=True)
-    with ProgressDisplay(console, "registering") as progress:
+    with ProgressDisplay("registering") as progress:
         names = register_installed_text(catalog, progress)
     datasets = [catalog.dataset(name) for name in names]
     console.print(
@@ -78,7 +78,7 @@ def run_demo(config: DictConfig, console: Console) -> None:
         sequence_length=settings.sequence_length,
         num_workers=settings.num_workers,
     )
-    with ProgressDisplay(console, "training") as progress:
+    with ProgressDisplay("training") as progress:
         training = train(loader, settings, progress)
     _print_results(console, run, training, settings)
     _print_lineage(console, run, training.last_batch)

@@ -1,40 +1,130 @@
-"""What a person sees on a terminal: tables, notes, progress."""
+"""What a person sees on a terminal: tables that fit it, notes, progress; or JSON for programs."""
 
 from __future__ import annotations
 
+import json
+import math
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any
 
 from datafusion import DataFrame
 from rich import box
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 _SECONDS_BETWEEN_LINES = 5.0
+_LEAST_WIDTH = 12
+"""Columns that a cell of text is folded into at least; where there is less room, rows are shown one below the other."""
+_GAPS = (3, 2)
+"""Columns between two columns of a table; the second where there is no room for the first."""
+_MOST_LINES = 6
+"""Of a cell; what is longer makes a table hard to read, too."""
 
 
-def make_console() -> Console:
-    """Return a console on standard output; as wide as the terminal, or 120 columns where there is none."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """What a command found out or did."""
+
+    data: Any
+    """For programs: plain values, as JSON holds them, or records and frames of such."""
+    view: RenderableType
+    """For people."""
+
+    @classmethod
+    def of_frame(cls, frame: DataFrame) -> Answer:
+        """Return the rows of a frame."""
+        rows = frame.to_pylist()
+        return cls(data=rows, view=Rows(rows, frame.schema().names))
+
+    @classmethod
+    def of_report(cls, report: Any, text: object = None) -> Answer:
+        """Return a record, and what it says as text."""
+        return cls(data=report, view=Text(str(report if text is None else text)))
 
 
-def print_frame(console: Console, frame: DataFrame, title: str = "") -> None:
-    """Print a frame as a table."""
-    print_rows(console, frame.to_pylist(), frame.schema().names, title)
+def print_answer(console: Console, answer: Answer, output: str) -> None:
+    """Print an answer as ``text``, or as one line of ``json``."""
+    if output == "json":
+        sys.stdout.write(json.dumps(_plain(answer.data), ensure_ascii=False) + "\n")
+    else:
+        console.print(answer.view, soft_wrap=isinstance(answer.view, Text))
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON can hold it; numbers that are none become null."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return _plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """Return a console on standard output or error; as wide as the terminal, or 120 columns where there is none."""
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(highlight=False, stderr=stderr, width=None if stream.isatty() else 120)
 
 
 def print_rows(console: Console, rows: Sequence[Mapping[str, Any]], names: Sequence[str], title: str = "") -> None:
     """Print rows as a table with the columns ``names``."""
-    table = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left")
-    for name in names:
-        is_number = any(isinstance(row[name], (int, float)) and not isinstance(row[name], bool) for row in rows)
-        table.add_column(name, justify="right" if is_number else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(_cell(row[name]) for name in names))
-    console.print(table)
+    console.print(Rows(rows, names, title))
+
+
+class Rows:
+    """Rows as a table; where that does not fit the terminal, each row as lines of its own."""
+
+    def __init__(self, rows: Sequence[Mapping[str, Any]], names: Sequence[str], title: str = "") -> None:
+        self._cells = [[_cell(row[name]) for name in names] for row in rows]
+        self._names = list(names)
+        self._title = title
+        self._is_number = [
+            any(isinstance(row[n], (int, float)) and not isinstance(row[n], bool) for row in rows) for n in names
+        ]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        gap = next((gap for gap in _GAPS if self._fits(options.max_width, gap)), None)
+        yield self._records() if gap is None else self._table(gap)
+
+    def _fits(self, width: int, gap: int) -> bool:
+        widths = [max(map(len, column)) for column in zip(self._names, *self._cells, strict=True)]
+        least = [n if number else min(n, _LEAST_WIDTH) for n, number in zip(widths, self._is_number, strict=True)]
+        room = width - gap * len(widths) - 1
+        spare = room - sum(least)
+        wanted = sum(widths) - sum(least)
+        if spare < 0 or not wanted:
+            return spare >= 0
+        given = [low + spare * (full - low) / wanted for low, full in zip(least, widths, strict=True)]
+        return all(full <= _MOST_LINES * part for full, part in zip(widths, given, strict=True))
+
+    def _table(self, gap: int) -> Table:
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, gap - 2), title=self._title or None, title_justify="left")
+        for name, is_number in zip(self._names, self._is_number, strict=True):
+            table.add_column(name, justify="right" if is_number else "left", overflow="fold", no_wrap=is_number)
+        for row in self._cells:
+            table.add_row(*map(Text, row))
+        return table
+
+    def _records(self) -> Table:
+        table = Table(box=None, title=self._title or None, title_justify="left", show_header=False, pad_edge=False)
+        table.add_column(no_wrap=True, style="bold")
+        table.add_column(overflow="fold")
+        for number, row in enumerate(self._cells):
+            if number:
+                table.add_row("", "")
+            for name, cell in zip(self._names, row, strict=True):
+                table.add_row(Text(name), Text(cell))
+        return table
 
 
 def _cell(value: Any) -> str:
@@ -58,11 +148,12 @@ def _cell(value: Any) -> str:
 class ProgressDisplay:
     """Shows how far long work is: a bar on a terminal, a line every few seconds otherwise.
 
-    The object is called as ``display(done, total, unit)``, the form that the library reports progress in.
+    It is on standard error, so that standard output holds nothing but the answer. The object is called as
+    ``display(done, total, unit)``, the form that the library reports progress in.
     """
 
-    def __init__(self, console: Console, label: str) -> None:
-        self._console = console
+    def __init__(self, label: str) -> None:
+        self._console = make_console(stderr=True)
         self._label = label
         self._bar: Progress | None = None
         self._task: TaskID | None = None

@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
+from rich.console import Group
+from rich.text import Text
 
 from mixlake.catalog import ConfigError
-from mixlake.conf.display import print_rows
+from mixlake.conf.display import Answer, Rows
 from mixlake.mixing import Adapt, Run
 from mixlake.mixing.adaptation import replay
 from mixlake.mixing.decisions import Decision
 from mixlake.mixing.tilting import prior
 
 
-def print_replay(console: Console, run: Run, declared: Mapping[str, Any] | None, num_rows: int) -> None:
-    """Print the weights of both over the steps. The losses are those of the run: the other policy never trained.
+def replay_answer(run: Run, declared: Mapping[str, Any] | None, num_rows: int) -> Answer:
+    """Return the weights of both over the steps. The losses are those of the run: the other policy never trained.
 
     Args:
-        console: where to.
         run: the run.
         declared: the other policy, as `mixlake.mixing.Adapt` takes it; None is the run's own.
         num_rows: steps to show, at most.
@@ -42,12 +42,12 @@ def print_replay(console: Console, run: Run, declared: Mapping[str, Any] | None,
         for whose, weights in zip(("recorded", "replayed"), pair, strict=True):
             shares = {name: f"{weight:.2%}" for name, weight in weights.items()}
             rows.append({"step": step, "weights": whose, **shares, "distance": f"{distance:.3f}"})
-    console.print(
+    told = (
         f"{adapt.policy['_target_']} on the {len(steps):,} steps of {run.name}: {len(replayed):,} decisions, "
-        f"{len(recorded):,} recorded, {'the same' if recorded == replayed else 'not the same'}",
-        soft_wrap=True,
+        f"{len(recorded):,} recorded, {'the same' if recorded == replayed else 'not the same'}"
     )
-    print_rows(console, rows, ["step", "weights", *start, "distance"])
+    data = {"policy": adapt.policy, "num_steps": len(steps), "recorded": recorded, "replayed": replayed}
+    return Answer(data=data, view=Group(Text(told), Rows(rows, ["step", "weights", *start, "distance"])))
 
 
 def _weights_at(step: int, decisions: Sequence[Decision], start: Mapping[str, float]) -> Mapping[str, float]:

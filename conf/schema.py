@@ -18,6 +18,8 @@ class LakeConfig:
     """Any command."""
 
     lake: str = MISSING
+    output: str = "text"
+    """``text`` for people, ``json`` for programs."""
 
 
 @dataclass(kw_only=True)
@@ -163,10 +165,10 @@ class AdaptConfig(RunConfig):
 
 
 @dataclass(kw_only=True)
-class WeightsConfig(RunConfig):
-    """`mixlake weights`."""
+class SetWeightsConfig(RunConfig):
+    """`mixlake set-weights`."""
 
-    set: dict[str, Any] = field(default_factory=dict)
+    weights: dict[str, Any] = field(default_factory=dict)
     from_chunk: int | None = None
 
 
@@ -233,7 +235,7 @@ class DemoConfig(LakeConfig):
 
 @dataclass(kw_only=True)
 class AddConfig(LakeConfig):
-    """`mixlake add`."""
+    """`mixlake add-property`."""
 
     name: str = MISSING
     source: Any = MISSING
@@ -259,7 +261,7 @@ SCHEMAS: dict[str, type[LakeConfig]] = {
     "history": ReadConfig,
     "diff": DiffConfig,
     "refresh": RefreshConfig,
-    "add": AddConfig,
+    "add-property": AddConfig,
     "tokenize": TokenizeConfig,
     "unregister": DatasetConfig,
     "remove": RemoveConfig,
@@ -271,7 +273,8 @@ SCHEMAS: dict[str, type[LakeConfig]] = {
     "runs": LakeConfig,
     "schedule": ScheduleConfig,
     "adapt": AdaptConfig,
-    "weights": WeightsConfig,
+    "weights": RunConfig,
+    "set-weights": SetWeightsConfig,
     "samples": SamplesConfig,
     "lineage": LineageConfig,
     "plot": PlotConfig,

@@ -155,10 +155,10 @@ def test_inferred_properties_are_printed_and_used(tmp_path: Path, call: Call) ->
 def test_properties_are_added(tmp_path: Path, call: Call) -> None:
     lake = f"lake={tmp_path / 'lake'}"
     call("register", lake, "name=de", "uri=de.jsonl", "properties.language=meta.language")
-    assert call("add", lake, "name=shout", "upper(text) || language").strip() == "shout is added; datasets@2"
+    assert call("add-property", lake, "name=shout", "upper(text) || language").strip() == "shout is added; datasets@2"
     signals = "source={_target_: mixlake.catalog.Quality, signals: [num_words]}"
-    assert call("add", lake, "name=quality", "to=de", signals).strip() == "quality is added; datasets@3"
-    call("add", lake, "name=dup", "source={_target_: mixlake.catalog.ExactDuplicates}")
+    assert call("add-property", lake, "name=quality", "to=de", signals).strip() == "quality is added; datasets@3"
+    call("add-property", lake, "name=dup", "source={_target_: mixlake.catalog.ExactDuplicates}")
     query = "SELECT shout, quality_num_words, dup_rank FROM samples WHERE row = 3"
     assert re.search(r"DE 3de +2 +0", call("sql", lake, query))
 
@@ -223,8 +223,8 @@ def test_scheduling_to_the_end_says_so(call: Call) -> None:
         (["schedule", "run=exp2"], "no run 'exp2' in .*; there are: .* Did you mean 'exp1'?"),
         (["refresh", "dee"], "no dataset 'dee' in datasets@2; there are: de, en. Did you mean 'de'?"),
         (["refresh", "de", "on_error=ignore"], "on_error is 'ignore'; allowed: raise, skip"),
-        (["add", "name=x", "nothing + 1"], "no record has a field 'nothing'"),
-        (["add", "name=x", "source={_target_: mixlake.catalog.Languages}"], "mixlake.catalog.Languages: "),
+        (["add-property", "name=x", "nothing + 1"], "no record has a field 'nothing'"),
+        (["add-property", "name=x", "source={_target_: mixlake.catalog.Languages}"], "mixlake.catalog.Languages: "),
         (["unregister", "dee"], "no dataset 'dee' in datasets@2"),
         (["remove", "language = 'de'"], "mixlake remove needs reason=…"),
         (["remove", "lang = 'de'", "reason=x"], "unknown property 'lang'.* Did you mean 'language'?"),
@@ -248,3 +248,44 @@ def test_wrong_input_is_one_paragraph_and_exit_code_2(
 def test_a_wrong_input_leaves_no_traceback_in_a_real_process(folder: Path) -> None:
     assert mixlake("register", "name=x", "uri=nothing*", cwd=folder, code=2).startswith("mixlake: 'nothing*' matches")
     assert mixlake("datasets", "lake=nowhere", cwd=folder, code=2).startswith("mixlake: there is no lake at")
+
+
+def test_every_answer_is_json_on_request(call: Call, tmp_path: Path) -> None:
+    lake, own = f"lake={tmp_path}/lake", [*own_mixture(), "chunk_size=16"]
+    done = {
+        name: json.loads(call(name, lake, "output=json", *arguments))
+        for name, arguments in {
+            "register": ["name=pages", "uri=[de.jsonl,en.jsonl]", "properties.language=meta.language"],
+            "add-property": ["name=shout", "upper(text)"],
+            "refresh": ["pages"],
+            "remove": ["row = 3", "reason=x"],
+            "datasets": [],
+            "properties": [],
+            "history": [],
+            "diff": ["before=1"],
+            "sql": ["SELECT count(*) AS n FROM samples"],
+            "explain": own,
+            "run": ["name=exp1", *own],
+            "schedule": ["run=exp1", "num_chunks=2"],
+            "set-weights": ["run=exp1", "weights.german=0.5"],
+            "weights": ["run=exp1"],
+            "runs": [],
+            "samples": ["run=exp1"],
+            "lineage": ["run=exp1", "row < 9"],
+            "fork": ["run=exp1", "name=exp2", "at_chunk=1"],
+            "plot": ["weights", "run=exp1", f"to={tmp_path}/a.png"],
+            "tokenize": ["pages", "into=ids", f"to={tmp_path}/ids", "tokenizer=bytes"],
+            "gc": ["dry_run=true"],
+            "unregister": ["ids"],
+        }.items()
+    }
+    assert done.keys() | {"demo", "adapt"} == COMMANDS.keys()
+    assert done["register"]["num_samples"] == 200
+    assert done["remove"]["num_samples"] == {"pages": 2}
+    assert done["sql"] == [{"n": 198}]
+    assert [row["name"] for row in done["explain"]["components"]] == ["german", "english"]
+    assert done["schedule"] == {"run": "exp1", "num_chunks": 2, "last_chunk": 1, "is_ended": False}
+    assert done["weights"][0]["weights"][0] == {"component": "german", "weight": 0.25}
+    assert done["history"][0]["action"] == "remove"
+    assert done["tokenize"]["num_tokens"] > 1000
+    assert "output is 'yaml'; allowed: text, json" in call("datasets", "output=yaml", code=2)

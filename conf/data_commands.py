@@ -1,0 +1,144 @@
+"""What the commands about data do."""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
+from mixlake.catalog import Catalog, Proposals, propose_properties, tokenize
+from mixlake.conf.composed import open_catalog, plain, read_properties, read_source, read_tokenizer
+from mixlake.conf.display import Answer, ProgressDisplay
+
+
+def register(config: DictConfig) -> Answer:
+    """Index files where they lie."""
+    catalog = Catalog.open(config.lake, create=True)
+    proposed = _proposed(config) if config.properties == "infer" else None
+    properties = read_properties(config.properties) if proposed is None else proposed.properties
+    with ProgressDisplay(f"registering {config.name}") as progress:
+        version = catalog.register(
+            config.name,
+            plain(config.uri),
+            format=config.format,
+            text=config.text,
+            properties=properties,
+            exclude=plain(config.exclude),
+            options=plain(config.options),
+            replace=config.replace,
+            on_error=config.on_error,
+            progress=progress,
+        )
+    dataset = catalog.dataset(config.name)
+    num_skipped = catalog.sql(f"SELECT file_id FROM skipped WHERE dataset = '{dataset.name}'").count()
+    lines = [
+        f"{dataset.name}: {dataset.num_samples:,} samples in {dataset.num_files:,} files, "
+        f"{dataset.num_bytes:,} bytes; datasets@{version}"
+    ]
+    if num_skipped:
+        lines.append(f"{num_skipped:,} records or files were left out: SELECT * FROM skipped tells which, and why")
+    counts = {"num_samples": dataset.num_samples, "num_files": dataset.num_files, "num_bytes": dataset.num_bytes}
+    done = {"dataset": dataset.name, "version": version, **counts, "num_skipped": num_skipped, "proposed": proposed}
+    return Answer.of_report(done, "\n".join([*([] if proposed is None else [str(proposed)]), *lines]))
+
+
+def _proposed(config: DictConfig) -> Proposals:
+    return propose_properties(
+        plain(config.uri),
+        format=config.format,
+        text=config.text,
+        exclude=plain(config.exclude),
+        options=plain(config.options),
+    )
+
+
+def datasets(config: DictConfig) -> Answer:
+    """List the datasets."""
+    return Answer.of_frame(open_catalog(config).datasets())
+
+
+def properties(config: DictConfig) -> Answer:
+    """List the properties."""
+    return Answer.of_frame(open_catalog(config).properties())
+
+
+def history(config: DictConfig) -> Answer:
+    """List the catalog's versions."""
+    return Answer.of_frame(open_catalog(config).history())
+
+
+def refresh(config: DictConfig) -> Answer:
+    """Bring a dataset up to date."""
+    catalog = Catalog.open(config.lake)
+    with ProgressDisplay(f"refreshing {config.name}") as progress:
+        done = catalog.refresh(config.name, on_error=config.on_error, progress=progress)
+    return Answer.of_report(done)
+
+
+def add_property(config: DictConfig) -> Answer:
+    """Give samples one property more."""
+    catalog = Catalog.open(config.lake)
+    with ProgressDisplay(f"adding {config.name}") as progress:
+        version = catalog.add_property(
+            config.name, read_source(config.source), plain(config.to), replace=config.replace, progress=progress
+        )
+    return Answer.of_report(
+        {"property": config.name, "version": version}, f"{config.name} is added; datasets@{version}"
+    )
+
+
+def tokenize_dataset(config: DictConfig) -> Answer:
+    """Write a dataset's tokens."""
+    catalog = Catalog.open(config.lake)
+    tokenizer = read_tokenizer(config.tokenizer)
+    with ProgressDisplay(f"tokenizing {config.name}") as progress:
+        version = tokenize(
+            catalog,
+            config.name,
+            config.into,
+            config.to,
+            tokenizer=tokenizer,
+            replace=config.replace,
+            progress=progress,
+        )
+    counts = catalog.sql(f"SELECT sum(num_tokens) AS n FROM samples WHERE dataset = '{config.into}'").to_pylist()
+    num_tokens, num_samples = counts[0]["n"] or 0, catalog.dataset(config.into).num_samples
+    return Answer.of_report(
+        {"dataset": config.into, "version": version, "num_samples": num_samples, "num_tokens": num_tokens},
+        f"{config.into}: {num_tokens:,} tokens of {num_samples:,} samples; datasets@{version}",
+    )
+
+
+def unregister(config: DictConfig) -> Answer:
+    """Take a dataset away."""
+    version = Catalog.open(config.lake).unregister(config.name)
+    return Answer.of_report(
+        {"dataset": config.name, "version": version},
+        f"{config.name} is unregistered; older versions still show it; datasets@{version}",
+    )
+
+
+def remove(config: DictConfig) -> Answer:
+    """Take samples out."""
+    catalog = Catalog.open(config.lake)
+    with ProgressDisplay("removing") as progress:
+        done = catalog.remove(config.where, reason=config.reason, progress=progress)
+    return Answer.of_report(done)
+
+
+def collect(config: DictConfig) -> Answer:
+    """Collect old versions."""
+    catalog = Catalog.open(config.lake)
+    with ProgressDisplay("collecting") as progress:
+        done = catalog.gc(
+            config.older_than, keep_versions=config.keep_versions, dry_run=config.dry_run, progress=progress
+        )
+    return Answer.of_report(done)
+
+
+def compare(config: DictConfig) -> Answer:
+    """Compare two versions."""
+    return Answer.of_report(Catalog.open(config.lake).diff(config.before, config.after))
+
+
+def query(config: DictConfig) -> Answer:
+    """Query the lake."""
+    return Answer.of_frame(open_catalog(config).sql(config.query))
