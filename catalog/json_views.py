@@ -59,6 +59,7 @@ def _asked_values(content: memoryview, num_records: int, fields: Iterable[FieldP
     known: tuple[str, ...] | None = None
     num = 0
     try:
+        # In one batch: where batches end within a character, the record comes as a dict.
         for record in fastsimdjson.parse_many(content, format="lines", batch_size=len(content) + _MIN_BATCH_BYTES):
             num += 1
             if type(record) is not Object:  # what only Python takes for JSON, such as half a surrogate pair, is a dict
