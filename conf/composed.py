@@ -117,7 +117,7 @@ def write_declaration(run: Run, folder: Path, keys: Sequence[str]) -> dict[str, 
 
 
 def open_catalog(config: DictConfig) -> Catalog:
-    """Return the catalog of ``config.lake``, at ``config.version`` where one is given."""
+    """Return the catalog of ``config.lake``, at ``config.version`` or ``config.timestamp`` where one is given."""
     catalog = Catalog.open(config.lake)
-    version = config.get("version")
-    return catalog if version is None else catalog.at(version=version)
+    version, timestamp = config.get("version"), config.get("timestamp")
+    return catalog if version is None and timestamp is None else catalog.at(version=version, timestamp=timestamp)

@@ -27,6 +27,7 @@ class ReadConfig(LakeConfig):
     """A command that reads a catalog version."""
 
     version: int | None = None
+    timestamp: str | None = None
 
 
 @dataclass(kw_only=True)
@@ -110,6 +111,7 @@ class ExplainConfig(DeclaredConfig):
     """`mixlake explain`."""
 
     version: int | None = None
+    timestamp: str | None = None
 
 
 @dataclass(kw_only=True)

@@ -115,6 +115,10 @@ def test_registered_datasets_are_listed_and_queried(call: Call) -> None:
     query = "SELECT language, count(*) AS n FROM samples WHERE language = 'de' GROUP BY 1"
     assert re.search(r"de +40 ", call("sql", query))
     assert "en" not in call("sql", "version=1", "SELECT DISTINCT language FROM samples")
+    moments = {row["version"]: row["timestamp"] for row in Catalog.open("lake").history().to_pylist()}
+    moment = f"timestamp={moments[1]:%Y-%m-%dT%H:%M:%S.%fZ}"
+    assert "en" not in call("sql", moment, "SELECT DISTINCT language FROM samples")
+    assert "takes a version or a timestamp" in call("datasets", moment, "version=1", code=2)
 
 
 def test_a_dataset_is_refreshed_weeded_compared_collected_and_unregistered(tmp_path: Path, call: Call) -> None:
