@@ -27,12 +27,21 @@ def parse_line(line: bytes | memoryview) -> Any:
     """
     try:
         return orjson.loads(line)
-    except orjson.JSONDecodeError:
+    except orjson.JSONDecodeError as error:
         with suppress(ValueError, RecursionError):
             record = fastsimdjson.parse(line) if _NOT_FINITE.search(line) else None
             if isinstance(record, fastsimdjson.Object):  # what only Python takes for JSON comes as a dict
                 return record.as_dict()
-        raise
+        raise ValueError(_reason(line, error)) from None
+
+
+def _reason(line: bytes | memoryview, error: orjson.JSONDecodeError) -> str:
+    """Say what is wrong with a line, and where in it: orjson tells the place in a file of one line."""
+    try:
+        bytes(line).decode()
+    except UnicodeDecodeError as not_text:
+        return f"not UTF-8: {not_text.reason} at byte {not_text.start + 1}"
+    return f"{error.msg} at column {error.colno}"
 
 
 def read_records(file: DataFile, pieces: Sequence[memoryview], spans: Spans) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ import io
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from queue import Empty, SimpleQueue
 
@@ -134,7 +134,7 @@ def regions(part: FilePart, buffers: BufferPool | None = None, *, scale: int = 1
                 )
                 lines_before += len(newlines)
             if damage is not None:
-                raise damage
+                raise _placed(damage, count() + lines_before) from damage.__cause__
             if is_done:
                 return
             if end:
@@ -163,6 +163,13 @@ def _read_into(stream: io.RawIOBase, target: memoryview) -> tuple[int, DataError
         return stream.readinto(target) or 0, None
     except DataError as error:
         return 0, error
+
+
+def _placed(damage: DataError, num_lines: int) -> DataError:
+    """Return what is wrong with the content behind so many lines."""
+    told = damage.args[0]
+    is_behind = isinstance(told, Problem) and num_lines > 0
+    return DataError(replace(told, place=f"behind line {num_lines}")) if is_behind else damage
 
 
 def _end_of_lines(buffer: bytearray, have: int, stop: int, *, is_end: bool) -> tuple[int, bool]:

@@ -180,11 +180,11 @@ def test_what_python_writes_for_numbers_that_json_lacks_is_read(tmp_path: Path, 
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        (b'{"text": "torn', r"not JSON \(.+\)"),
+        (b'{"text": "torn', r"not JSON \(unexpected end of data at column \d+\)"),
         (b"text", r"not JSON \(.+\)"),
         (b'{"a": 1} {"a": 2}', r"not JSON \(.+\)"),
         (b'{"a": NaN', r"not JSON \(.+\)"),
-        (b'{"a": "\xff"}', r"not JSON \(.+UTF-8.+\)"),
+        (b'{"a": "\xff"}', r"not JSON \(not UTF-8: invalid start byte at byte 8\)"),
         (b'["text"]', "a record must be a JSON object, got list"),
         (b"17", "a record must be a JSON object, got int"),
         (b"null", "a record must be a JSON object, got null"),

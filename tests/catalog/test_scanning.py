@@ -214,14 +214,14 @@ def test_with_skip_what_lies_before_a_truncation_is_registered(catalog: Catalog,
     (tmp_path / "data" / "a.jsonl.gz").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "data" / "b.jsonl").write_text('{"text": "b"}\n')
     folder = str(tmp_path / "data")
-    message = f"{folder}/a.jsonl.gz: cannot be decompressed (it ends too early)"
-    with pytest.raises(DataError, match=exactly(message)):
+    where, reason = re.escape(f"{folder}/a.jsonl.gz, behind line "), "cannot be decompressed (it ends too early)"
+    with pytest.raises(DataError, match=f"^{where}\\d+: {re.escape(reason)}$"):
         catalog.register("docs", folder, format="jsonl")
     catalog.register("docs", folder, format="jsonl", on_error="skip")
     counts = catalog.sql("SELECT file_id, num_samples FROM files ORDER BY 1").to_pylist()
     assert 100_000 < counts[0]["num_samples"] < 300_000
     assert counts[1]["num_samples"] == 1
-    assert skipped(catalog) == [("a.jsonl.gz", "", "cannot be decompressed (it ends too early)")]
+    assert skipped(catalog) == [("a.jsonl.gz", f"behind line {counts[0]['num_samples']}", reason)]
 
 
 def test_with_skip_files_of_another_type_are_left_out_row_by_row(catalog: Catalog, tmp_path: Path) -> None:
