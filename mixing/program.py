@@ -68,6 +68,8 @@ class Resolution:
     measurement: Mapping[str, Any] | None = None
     """What the ratios rest on, where they were measured: ``tokenizer`` (its name), ``source`` (what it is loaded from;
     None for a function) and ``components`` (by name: num_documents, num_bytes, num_tokens)."""
+    units_per_pass: Mapping[str, float] | None = None
+    """By component, the units of one pass over all that its stages draw from; of runs that adapt their weights."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the resolution as JSON can hold it."""
@@ -80,6 +82,7 @@ class Resolution:
             "flows": flows,
             "known": list(self.known),
             "measurement": self.measurement,
+            **({} if self.units_per_pass is None else {"units_per_pass": dict(self.units_per_pass)}),
         }
 
     @classmethod
@@ -93,6 +96,7 @@ class Resolution:
             flows=tuple(state["flows"]),
             known=tuple(state.get("known", ())),  # runs of earlier versions have none
             measurement=state.get("measurement"),
+            units_per_pass=state.get("units_per_pass"),
         )
 
 
@@ -127,6 +131,8 @@ class Program:
     segments: tuple[Segment, ...]
     end: Position | None
     """Where the run ends if its samples last so long."""
+    units_per_pass: Mapping[str, float] | None = None
+    """By component, where it is known (see `Resolution`)."""
 
     @property
     def predicates(self) -> tuple[str, ...]:
@@ -197,6 +203,7 @@ def make_program(
         axis=axis,
         segments=tuple(segments),
         end=end,
+        units_per_pass=resolution.units_per_pass,
     )
 
 

@@ -87,6 +87,19 @@ def settle(resolution: Resolution, plan: CellPlan) -> Resolution:
     return replace(resolution, flows=({}, *(_flows(plan, before, after) for before, after in pairs)))
 
 
+def count_passes(resolution: Resolution, plan: CellPlan) -> Resolution:
+    """Return the resolution with the units that one pass over each component has."""
+    names = dict.fromkeys(leaf.name for leaves in resolution.stages for leaf in leaves)
+    is_drawn = {name: np.zeros(plan.num_cells, np.bool_) for name in names}
+    for leaves in resolution.stages:
+        owner_C = plan.owners(leaves)
+        for index, leaf in enumerate(leaves):
+            is_drawn[leaf.name] |= owner_C == index
+    ratios = resolution.tokens_per_byte or {}
+    units = {name: float(plan.num_units_C[mine].sum()) * ratios.get(name, 1.0) for name, mine in is_drawn.items()}
+    return replace(resolution, units_per_pass=units)
+
+
 def _flows(plan: CellPlan, before: Sequence[Leaf], after: Sequence[Leaf]) -> dict[str, dict[str, float]]:
     """Return, of each component that only the stage before has, to which components of a ramp its units belong."""
     owner_C, ramp_owner_C = plan.owners(before), plan.owners((*after, *before))

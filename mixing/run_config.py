@@ -18,7 +18,7 @@ from mixlake.mixing.curriculum import Curriculum
 from mixlake.mixing.extents import LENGTH_MEASURES, STEP_MEASURES, Clock, Extent
 from mixlake.mixing.mixture import Mixture
 from mixlake.mixing.program import Program, Resolution, make_program
-from mixlake.mixing.resolution import resolve, settle
+from mixlake.mixing.resolution import count_passes, resolve, settle
 from mixlake.mixing.tilting import setting
 
 _MAX_LANES = 4096
@@ -115,7 +115,8 @@ class RunConfig:
 
     def settled(self, plan: CellPlan) -> RunConfig:
         """Return the config with what it takes to know the cells."""
-        return replace(self, resolution=settle(self.resolution, plan))
+        settled = settle(self.resolution, plan)
+        return replace(self, resolution=settled if self.adapt is None else count_passes(settled, plan))
 
     def program(self) -> Program:
         """Return what the run draws, and when.

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mixlake.mixing.inference import FloatArray
+from mixlake.mixing.mixture import Unit
 from mixlake.mixing.policies import Setting
 from mixlake.mixing.program import Program
 from mixlake.mixing.quotas import SCALE, integer_shares
@@ -28,8 +29,16 @@ def prior(program: Program) -> FloatArray:
 
 
 def setting(program: Program) -> Setting:
-    """Return what a policy of the run mixes."""
-    return Setting(components=program.components, prior=prior(program))
+    """Return what a policy of the run mixes.
+
+    Where the mixture counts bytes, a token counts as one: a pass has at most so many tokens. Of samples that is not
+    known.
+    """
+    units, names = program.units_per_pass, program.components
+    sizes = None
+    if units is not None and program.unit is not Unit.SAMPLES:
+        sizes = np.array([units.get(name, np.inf) for name in names])
+    return Setting(components=names, prior=prior(program), tokens_per_pass=sizes)
 
 
 def tilted(shares: Sequence[int], adapted: Sequence[float], prior_K: FloatArray) -> tuple[int, ...]:

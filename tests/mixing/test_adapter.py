@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from mixlake.catalog import Catalog, ConfigError
@@ -17,7 +18,7 @@ from mixlake.mixing import Adapter, Mixture, Run
 from mixlake.mixing.adaptation import replay
 from mixlake.mixing.feedback import StepLosses
 from mixlake.mixing.quotas import SCALE
-from mixlake.mixing.tilting import prior, tilted
+from mixlake.mixing.tilting import prior, setting, tilted
 
 NewName = Callable[[], str]
 ODM = {"_target_": "mixlake.mixing.policy_bandit.OnlineDataMixing"}
@@ -197,6 +198,32 @@ def test_a_wrong_policy_starts_no_run_and_another_one_has_another_hash(catalog: 
     fork = run.fork(new_name(), at_chunk=0)
     assert fork.config.adapt == run.config.adapt
     assert run.fork(new_name(), at_chunk=0, adapt={}).config.adapt is None
+
+
+def test_a_policy_knows_how_much_a_pass_over_each_component_is(
+    catalog: Catalog, new_name: NewName, frame: pd.DataFrame
+) -> None:
+    few = {"few": {"where": "n < 20", "weight": 1}, "rest": {"weight": 1}}
+    stages = {
+        "a": {"until": {"chunks": 20}},
+        "b": {"mixture": {"components": {"few": {"where": "n < 50", "weight": 1}, "late": {"weight": 1}}}},
+    }
+    adapt = {"policy": ODM, "interval": 5}
+    declared = {"components": few, "unit": "tokens"}
+    name = new_name()
+    Run.start(catalog, name, declared, adapt=adapt, curriculum={"stages": stages})
+    sizes = setting(Run.load(catalog, name).program).tokens_per_pass
+    tokens = frame["num_tokens"]
+    assert sizes is not None
+    assert sizes.tolist() == [
+        tokens[frame["n"] < 50].sum(),
+        tokens[frame["n"] >= 20].sum(),
+        tokens[frame["n"] >= 50].sum(),
+    ]
+    of_samples = Run.start(catalog, new_name(), {**declared, "unit": "samples"}, adapt=adapt)
+    assert setting(of_samples.program).tokens_per_pass is None
+    plain = Run.start(catalog, new_name(), declared)
+    assert setting(plain.program).tokens_per_pass is None
 
 
 FOLLOW = """
