@@ -7,15 +7,15 @@ the run; the scheduler's cursor says up to which one it has taken them up.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
 
-from mixlake.catalog import LakeError, schema
-from mixlake.catalog.lake import Fence, Lake
+from mixlake.catalog import schema
+from mixlake.catalog.lake import Lake
 from mixlake.mixing.run_files import RunFiles
 
 
@@ -37,34 +37,12 @@ class DecisionLog:
     """The decisions of one run in the `decisions` table."""
 
     def __init__(self, lake: Lake, run: str) -> None:
-        self._lake = lake
         self._run = run
-        self._application = f"decide:{run}"
         self._files = RunFiles(lake, schema.DECISIONS, run, "step")
 
     def append(self, decision: Decision) -> bool:
         """Store a decision; say whether it was not stored before."""
-        seen = self._last_step()
-        if decision.step <= seen:
-            return False
-        row = {
-            "run": self._run,
-            "step": decision.step,
-            "chunk": decision.chunk,
-            "weights": [{"component": name, "weight": weight} for name, weight in decision.weights.items()],
-            "details": json.dumps(decision.details),
-            "created_at": datetime.now(UTC),
-        }
-        rows = pa.Table.from_pylist([row], schema=schema.TABLES[schema.DECISIONS].columns)
-        fence = Fence(application=self._application, seen=seen, number=decision.step)
-        try:
-            self._lake.append(schema.DECISIONS, rows, action=f"adapt {self._run}", fence=fence)
-        except LakeError:
-            if self._last_step() == seen:
-                raise  # not another one who decides
-            return self.append(decision)
-        self._files.compact()
-        return True
+        return bool(self._files.append_once([decision], self._to_arrow, application="decide", action="adapt"))
 
     def read(self, after: int = -1) -> list[Decision]:
         """Return the decisions after a step, in order."""
@@ -78,8 +56,16 @@ class DecisionLog:
             for row in self._files.read(after + 1).to_pylist()
         ]
 
-    def _last_step(self) -> int:
-        if not self._lake.has(schema.DECISIONS):
-            return -1
-        found = self._lake.table(schema.DECISIONS).transaction_version(self._application)
-        return -1 if found is None else found
+    def _to_arrow(self, decisions: Sequence[Decision]) -> pa.Table:
+        rows = [
+            {
+                "run": self._run,
+                "step": decision.step,
+                "chunk": decision.chunk,
+                "weights": [{"component": name, "weight": weight} for name, weight in decision.weights.items()],
+                "details": json.dumps(decision.details),
+                "created_at": datetime.now(UTC),
+            }
+            for decision in decisions
+        ]
+        return pa.Table.from_pylist(rows, schema=schema.TABLES[schema.DECISIONS].columns)

@@ -1,7 +1,6 @@
 """What training reports: losses per component and step, stored exactly once, whoever reports them how often.
 
-Steps grow. The last one that is stored stands in the lake as an application transaction of the commit that stored it,
-so a trainer that was killed and repeats steps, or a second one, adds none twice. Many steps are one commit.
+Many steps are one commit (see `mixlake.mixing.run_files`).
 """
 
 from __future__ import annotations
@@ -13,11 +12,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mixlake.catalog import LakeError, schema
-from mixlake.catalog.lake import Fence, Lake
+from mixlake.catalog import schema
+from mixlake.catalog.lake import Lake
 from mixlake.catalog.records import IntArray
 from mixlake.mixing.inference import FloatArray
 from mixlake.mixing.run_files import RunFiles
+
+_APPLICATION = "feedback"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -39,33 +40,17 @@ class FeedbackLog:
     """The reported steps of one run in the `feedback` table: a row for each component that a step had tokens of."""
 
     def __init__(self, lake: Lake, run: str, components: Sequence[str]) -> None:
-        self._lake = lake
         self._run = run
         self._components = list(components)
-        self._application = f"feedback:{run}"
         self._files = RunFiles(lake, schema.FEEDBACK, run, "step")
 
     def last_step(self) -> int:
         """Return the last step that is stored; -1 for none."""
-        found = self._lake.table(schema.FEEDBACK).transaction_version(self._application)
-        return -1 if found is None else found
+        return self._files.last_step(_APPLICATION)
 
     def append(self, steps: Sequence[StepLosses]) -> list[StepLosses]:
         """Store steps in one commit, in their order; return those that were not stored before."""
-        while True:
-            seen = self.last_step()
-            new = [losses for losses in steps if losses.step > seen]
-            if not new:
-                return []
-            fence = Fence(application=self._application, seen=seen, number=new[-1].step)
-            try:
-                self._lake.append(schema.FEEDBACK, self._to_arrow(new), action=f"report {self._run}", fence=fence)
-            except LakeError:
-                if self.last_step() == seen:
-                    raise  # not another one who reports
-                continue
-            self._files.compact()
-            return new
+        return self._files.append_once(steps, self._to_arrow, application=_APPLICATION, action="report")
 
     def read(self, after: int = -1) -> list[StepLosses]:
         """Return the stored steps after a step, in order."""
