@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import textwrap
 import time
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,32 +15,12 @@ from torch.nn import functional
 from mixlake.catalog import Catalog, ConfigError
 from mixlake.conf.composed import plain, read_mixture
 from mixlake.conf.demo_model import ByteTransformer
+from mixlake.conf.demo_results import Training, print_results, print_weights
 from mixlake.conf.demo_sources import register_installed_text
-from mixlake.conf.display import ProgressDisplay, print_rows
+from mixlake.conf.display import ProgressDisplay
 from mixlake.loaders import ByteTokenizer, Loader, make_loader, sum_by_component
 from mixlake.mixing import Run, explain, list_runs
 from mixlake.mixing.quotas import SCALE
-
-
-@dataclass(slots=True)
-class Training:
-    """What a training run leaves behind. K components."""
-
-    loss_sums: list[torch.Tensor] = field(default_factory=list)
-    """Per step, summed loss in nats, shape (K,)."""
-    num_tokens: list[torch.Tensor] = field(default_factory=list)
-    """Per step, delivered tokens with a loss, shape (K,)."""
-    delivered: list[torch.Tensor] = field(default_factory=list)
-    """Per step, delivered tokens, shape (K,)."""
-    digest: str = ""
-    """SHA-256 of all input ids in the order of delivery."""
-    weights_version: int = 1
-    """The newest weights of the last batch."""
-    last_batch: dict[str, Any] = field(default_factory=dict)
-
-    def mean_losses(self, steps: slice) -> torch.Tensor:
-        """Return the mean loss per component over some steps, shape (K,); NaN where there was no token."""
-        return torch.stack(self.loss_sums[steps]).sum(0) / torch.stack(self.num_tokens[steps]).sum(0)
 
 
 def run_demo(config: DictConfig, console: Console) -> None:
@@ -80,7 +59,9 @@ def run_demo(config: DictConfig, console: Console) -> None:
     )
     with ProgressDisplay("training") as progress:
         training = train(loader, settings, progress)
-    _print_results(console, run, training, settings)
+    print_results(console, run, training, settings.sequence_length)
+    if run.config.adapt is not None:
+        print_weights(console, run, training)
     _print_lineage(console, run, training.last_batch)
     console.print(f"digest of the {len(training.delivered)} batches: {training.digest}")
     console.print(f"run {run.name} in lake {catalog.lake.uri}, {time.monotonic() - started:.0f} s in all")
@@ -113,12 +94,13 @@ def train(loader: Loader[Any], settings: DictConfig, progress: ProgressDisplay) 
         schedule.step()
         loss_sum, num_tokens = sum_by_component(losses.view_as(batch["labels"]), batch)
         loader.report(step, loss_sum, num_tokens)
-        components = batch["component_ids"]
         training.loss_sums.append(loss_sum)
         training.num_tokens.append(num_tokens)
-        training.delivered.append(torch.bincount(components[components >= 0], minlength=len(loader.components)))
+        training.delivered.append(_delivered(batch))
+        training.wanted.append(_wanted(batch, loader.dataset.run))
+        for version in batch["weights_versions"]:
+            training.first_steps.setdefault(version, step)
         training.last_batch = batch
-        training.weights_version = max(batch["weights_versions"])
         digest.update(batch["input_ids"].numpy().tobytes())
         progress(step + 1, settings.steps, "steps")
     loader.flush()
@@ -126,45 +108,21 @@ def train(loader: Loader[Any], settings: DictConfig, progress: ProgressDisplay) 
     return training
 
 
+def _delivered(batch: dict[str, Any]) -> torch.Tensor:
+    components = batch["component_ids"]
+    return torch.bincount(components[components >= 0], minlength=len(batch["components"]))
+
+
+def _wanted(batch: dict[str, Any], run: Run) -> torch.Tensor:
+    num_tokens_B = (batch["component_ids"] >= 0).sum(1).double()
+    shares_BK = torch.tensor([run.shares(version) for version in batch["weights_versions"]], dtype=torch.float64)
+    wanted_K: torch.Tensor = num_tokens_B @ shares_BK / SCALE
+    return wanted_K
+
+
 def _free_name(catalog: Catalog) -> str:
     taken = {row["run"] for row in list_runs(catalog).to_pylist()}
     return next(name for number in range(1, len(taken) + 2) if (name := f"demo-{number}") not in taken)
-
-
-def _print_results(console: Console, run: Run, training: Training, settings: DictConfig) -> None:
-    shares, last = (
-        torch.tensor(run.shares(version), dtype=torch.float64) / SCALE for version in (1, training.weights_version)
-    )
-    delivered_SK = torch.stack(training.delivered).cumsum(0)
-    distance = (delivered_SK - delivered_SK.sum(1, keepdim=True) * shares).abs().max()
-    window = max(1, len(training.delivered) // 10)
-    start, end = training.mean_losses(slice(0, window)), training.mean_losses(slice(-window, None))
-    total = delivered_SK[-1].sum()
-    rows = [
-        {
-            "component": name,
-            "declared share": f"{shares[index]:.2%}",
-            "share at end": f"{last[index]:.2%}",
-            "delivered share": f"{delivered_SK[-1][index] / total:.2%}",
-            "tokens": int(delivered_SK[-1][index]),
-            "loss at start": f"{start[index]:.3f}",
-            "loss at end": f"{end[index]:.3f}",
-        }
-        for index, name in enumerate(run.components)
-    ]
-    title = f"{len(training.delivered)} steps, {int(total):,} tokens (losses in nats, means of {window} steps)"
-    print_rows(console, rows, list(rows[0]), title)
-    if training.weights_version > 1:
-        console.print(
-            f"{training.weights_version - 1} times the weights followed the losses; mixlake weights run={run.name} "
-            f"lake={run.catalog.lake.uri} says when and why\n"
-        )
-        return
-    allowed = run.config.lanes * settings.sequence_length
-    console.print(
-        f"at every step each component was within {float(distance):,.0f} tokens of its declared share "
-        f"(one sequence per lane: {allowed:,})\n"
-    )
 
 
 def _print_lineage(console: Console, run: Run, batch: dict[str, Any]) -> None:

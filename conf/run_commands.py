@@ -94,7 +94,7 @@ def adapt_run(config: DictConfig) -> Answer:
     run = Run.load(open_catalog(config), config.run)
     if config.replay:
         return replay_answer(run, plain(config.adapt), config.rows)
-    if config.adapt is not None:
+    if config.adapt:
         raise ConfigError("adapt=… is for --replay; a run adapts as it was declared")
     adapter = Adapter(run)
     with ProgressDisplay(f"adapting {run.name}") as progress:

@@ -54,9 +54,30 @@ def test_it_registers_explains_trains_and_traces_back(output: str) -> None:
 
 
 def test_delivered_shares_are_within_one_sequence_per_lane(output: str) -> None:
-    found = re.search(r"within (\d+) tokens of its declared share \(one sequence per lane: (\d+)\)", output)
+    found = re.search(r"within (\d+) tokens of what .* asked for .* \(one sequence per lane: (\d+)\)", output)
     assert found is not None
     assert int(found[1]) <= int(found[2]) == 4 * 64
+
+
+def test_weights_follow_the_losses_and_what_is_delivered_follows_the_weights(folder: Path) -> None:
+    policy = [
+        "adapt.policy.ignore_steps=5",
+        "adapt.policy.start_step=15",
+        "adapt.policy.interval=5",
+        "adapt.interval=5",
+    ]
+    sizes = ["demo.steps=120", "demo.batch_size=32", "run.chunk_size=2", "run.lanes=2", "run.name=followed"]
+    output = demo(folder, *policy, *sizes)
+    table = output.split("weights versions that training has seen")[1].split("mixlake weights")[0]
+    rows = re.findall(r"^ +(\d+) +(declared|adapt) +(\d+)? +(\d+) +([\d.% ]+?)  +\w*", table, re.M)
+    assert rows[0][1] == "declared"
+    assert len({shares for *_, shares in rows}) == len(rows) > 3
+    for _, cause, decided, in_force, _ in rows:
+        assert cause == "declared" or int(decided) < int(in_force) < 120
+    found = re.search(r"within (\d+) tokens of what", output)
+    assert found is not None
+    assert int(found[1]) <= 2 * 64
+    assert re.search(r"drawn: .*/plots/followed-weights\.png|mixlake\[plots\]", output)
 
 
 def test_running_it_twice_gives_the_same_batches(folder: Path, output: str) -> None:
