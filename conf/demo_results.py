@@ -93,7 +93,9 @@ def print_weights(console: Console, run: Run, training: Training) -> None:
     where = f"run={run.name} lake={run.catalog.lake.uri}"
     console.print(f"mixlake weights {where} lists all that were decided on, with the laws behind them", soft_wrap=True)
     if importlib.util.find_spec("matplotlib") is None:
-        console.print(f"pip install 'mixlake[plots]', and mixlake plot {where} draws them", markup=False, soft_wrap=True)
+        console.print(
+            f"pip install 'mixlake[plots]', and mixlake plot {where} draws them", markup=False, soft_wrap=True
+        )
     else:
         from mixlake.mixing.plots import plot_losses, plot_weights  # noqa: PLC0415  (needs matplotlib)
 
