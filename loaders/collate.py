@@ -35,7 +35,8 @@ def collate_tokens(sequences: Sequence[PackedSequence], component_names: Sequenc
 
 def collate_samples(samples: Sequence[dict[str, Any]], component_names: Sequence[str]) -> Batch:
     """Return a batch of samples: one list per field, and ``components``, which names the mixture's components."""
-    names = list(dict.fromkeys(name for sample in samples for name in sample))
+    layouts = dict.fromkeys(map(tuple, samples))  # nearly always the same
+    names = dict.fromkeys(name for layout in layouts for name in layout)
     return {
         **{name: [sample.get(name) for sample in samples] for name in names},
         "components": tuple(component_names),

@@ -129,6 +129,10 @@ class LaneDataset(IterableDataset[Item], Generic[Item]):
         state: dict[str, Any] = place
         return state
 
+    def chunk_reached(self, place: Place) -> int:
+        """Return how many chunks of its lane a lane has opened, or is about to, at a place."""
+        return chunk_reached(self.lane_state(place))
+
     def fields(self) -> Sequence[str] | None:
         """Return the record fields to read; None for all."""
         raise NotImplementedError
@@ -188,7 +192,7 @@ class LaneDataset(IterableDataset[Item], Generic[Item]):
 
     def reached_by(self, delivery: Delivery[Item]) -> int:
         """Return how many of the run's chunks the lane of a delivery has come to."""
-        return delivery.turn[1] + self.run.config.lanes * chunk_reached(self.lane_state(delivery.place))
+        return delivery.turn[1] + self.run.config.lanes * self.chunk_reached(delivery.place)
 
     def counts(self) -> Counts:
         """Return what this process has read in its last iteration."""

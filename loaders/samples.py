@@ -117,6 +117,10 @@ class SampleDataset(LaneDataset[Any]):
         """Return a place as JSON."""
         return {"queue": list(place)}
 
+    def chunk_reached(self, place: Place) -> int:
+        """Return how many chunks of its lane a lane has opened at a place."""
+        return int(place[0]) + 1
+
     def _samples(self, group: SampleGroup) -> Iterable[Any]:
         names = [self.components[component] for component in group.components]
         addresses = zip(group.registrations, group.file_ids, group.rows, strict=True)

@@ -6,9 +6,11 @@ less is not read ahead of the others.
 
 from __future__ import annotations
 
+import gc
 import heapq
 import os
 import queue
+import select
 import signal
 import threading
 import traceback
@@ -62,6 +64,7 @@ class Workers(Generic[Item]):
         """
         start = _context(context)
         self._connections: list[Connection] = []
+        self._arrivals: list[select.poll] = []
         self._processes: list[BaseProcess] = []
         self._ends: list[Connection] = []
         self.counts = [Counts() for _ in range(num_workers)]
@@ -73,6 +76,8 @@ class Workers(Generic[Item]):
             widen(here)
             arguments = (dataset, worker, num_workers, bundle_size, there)
             self._connections.append(here)
+            self._arrivals.append(select.poll())  # made once: Connection.poll makes a selector every time
+            self._arrivals[-1].register(here.fileno(), select.POLLIN)
             self._ends.append(there)
             self._processes.append(
                 start.Process(target=_work, args=arguments, name=f"mixlake-worker-{worker}", daemon=True)  # type: ignore[attr-defined]
@@ -117,7 +122,7 @@ class Workers(Generic[Item]):
 
     def _receive(self, worker: int, while_waiting: Callable[[], None]) -> _Bundle:
         connection = self._connections[worker]
-        while not connection.poll(_PATIENCE_SECONDS):
+        while not self._arrivals[worker].poll(1000 * _PATIENCE_SECONDS):
             while_waiting()
         try:
             bundle: _Bundle = receive(connection)
@@ -147,6 +152,7 @@ def _context(name: str) -> BaseContext:
 def _work(dataset: LaneDataset[Any], worker: int, num_workers: int, size: int, connection: Connection) -> None:
     """Make the deliveries of a worker, until they end or nobody wants them."""
     torch.set_num_threads(1)
+    gc.freeze()  # what was imported is there to stay: collections need not look through it
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     ready: queue.Queue[_Bundle] = queue.Queue(_BUNDLES_AHEAD)
     sender = threading.Thread(target=_send, args=(ready, connection), daemon=True)
