@@ -111,7 +111,7 @@ class Problem:
 
     file: DataFile
     place: str
-    """Where in the file: ``line 17``, ``row group 3``; empty for the file as a whole."""
+    """Where in the file: ``line 17``, ``behind line 17``, ``row group 3``; empty for the file as a whole."""
     reason: str
     byte_start: int | None = None
     byte_stop: int | None = None
