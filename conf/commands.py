@@ -125,11 +125,6 @@ GROUPS: dict[str, dict[str, Command]] = {
             example="run=exp1 num_chunks=1000",
             function=run_commands.schedule_run,
         ),
-        "set-weights": Command(
-            summary="set a run's weights by hand, from a chunk that is to come",
-            example="run=exp1 weights.german=0.4 from_chunk=1000",
-            function=run_commands.set_weights,
-        ),
         "adapt": Command(
             summary="adapt a run's weights to its losses, or replay another policy",
             example="--replay run=exp1 adapt=average",
@@ -139,7 +134,9 @@ GROUPS: dict[str, dict[str, Command]] = {
     "look at runs": {
         "runs": Command(summary="list the runs of a lake", example="lake=lake", function=run_commands.runs),
         "weights": Command(
-            summary="list a run's weights versions and their causes", example="run=exp1", function=run_commands.weights
+            summary="list a run's weights versions and their causes, or set weights by hand",
+            example="run=exp1 set.german=0.4 from_chunk=1000",
+            function=run_commands.weights,
         ),
         "samples": Command(
             summary="list the samples of a chunk in delivery order",

@@ -106,16 +106,15 @@ def adapt_run(config: DictConfig) -> Answer:
 
 
 def weights(config: DictConfig) -> Answer:
-    """List a run's weights versions."""
-    return Answer.of_frame(Run.load(open_catalog(config), config.run).weights())
-
-
-def set_weights(config: DictConfig) -> Answer:
-    """Set weights by hand."""
-    if not config.weights:
-        raise ConfigError("mixlake set-weights needs weights.NAME=SHARE")
+    """List a run's weights versions, or set weights by hand."""
     run = Run.load(open_catalog(config), config.run)
-    chunk = run.set_weights(plain(config.weights), from_chunk=config.from_chunk)
+    if not config.set:
+        if config.from_chunk is not None:
+            raise ConfigError(
+                f"from_chunk={config.from_chunk}, but nothing to set from there: set.NAME=SHARE is missing"
+            )
+        return Answer.of_frame(run.weights())
+    chunk = run.set_weights(plain(config.set), from_chunk=config.from_chunk)
     return Answer.of_report({"run": run.name, "from_chunk": chunk}, f"set from chunk {chunk:,} on")
 
 

@@ -167,10 +167,10 @@ class AdaptConfig(RunConfig):
 
 
 @dataclass(kw_only=True)
-class SetWeightsConfig(RunConfig):
-    """`mixlake set-weights`."""
+class WeightsConfig(RunConfig):
+    """`mixlake weights`."""
 
-    weights: dict[str, Any] = field(default_factory=dict)
+    set: dict[str, Any] = field(default_factory=dict)
     from_chunk: int | None = None
 
 
@@ -275,8 +275,7 @@ SCHEMAS: dict[str, type[LakeConfig]] = {
     "runs": LakeConfig,
     "schedule": ScheduleConfig,
     "adapt": AdaptConfig,
-    "weights": RunConfig,
-    "set-weights": SetWeightsConfig,
+    "weights": WeightsConfig,
     "samples": SamplesConfig,
     "lineage": LineageConfig,
     "plot": PlotConfig,

@@ -271,7 +271,6 @@ def test_every_answer_is_json_on_request(call: Call, tmp_path: Path) -> None:
             "explain": own,
             "run": ["name=exp1", *own],
             "schedule": ["run=exp1", "num_chunks=2"],
-            "set-weights": ["run=exp1", "weights.german=0.5"],
             "weights": ["run=exp1"],
             "runs": [],
             "samples": ["run=exp1"],

@@ -73,15 +73,16 @@ def test_a_run_is_composed_scheduled_and_reweighted(mixlake: Mixlake, folder: Pa
     assert load(folder, "exp1").components == ("german", "code.short", "code.long", "rest")
     assert load(folder, "exp1").config.composed is not None
     assert mixlake("schedule", "run=exp1", "num_chunks=4").strip() == "4 chunks; the last one is 3"
-    out = mixlake("set-weights", "run=exp1", "weights.code.short=0.3", "weights.german=0.1", "from_chunk=6")
+    out = mixlake("weights", "run=exp1", "set.code.short=0.3", "set.german=0.1", "from_chunk=6")
     assert out.startswith("set from chunk 6 on")
     mixlake("schedule", "run=exp1", "num_chunks=3")
     rows = load(folder, "exp1").weights().to_pylist()
     causes = [(row["chunk"], row["cause"]) for row in rows]
     assert causes == [(0, "declared"), *((chunk, "curriculum") for chunk in (3, 4, 5)), (6, "manual")]
     assert {w["component"]: round(w["weight"], 3) for w in rows[-1]["weights"]}["code.short"] == 0.3
-    error = mixlake("set-weights", "run=exp1", "weights.german=0.1", "from_chunk=2", code=2)
+    error = mixlake("weights", "run=exp1", "set.german=0.1", "from_chunk=2", code=2)
     assert "from_chunk is 2, but run 'exp1' is scheduled up to chunk 7" in error
+    assert "set.NAME=SHARE is missing" in mixlake("weights", "run=exp1", "from_chunk=9", code=2)
     again = mixlake("explain", "--config-dir", "my", "--from", "exp1", "mixture.components.code.weight=3")
     assert "second" in again
 
