@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -28,9 +29,11 @@ from mixlake.mixing.chunks import Chunk
 
 _MAX_GROUP_BYTES = 4 << 20
 """Larger groups are not faster, and the first sample of every lane waits for a whole one."""
-_NUM_THREADS = 1
-"""Reading from the page cache takes the interpreter lock too often for two: they wake each other at every read, and
-lines come a sixth slower. Storage that makes readers wait wants more worker processes."""
+_NUM_THREADS = 2
+_SIDE_BY_SIDE = frozenset({"parquet", "arrow"})
+"""Formats that are decoded outside the interpreter lock, by several threads. The others take it at every read, and two
+threads would wake each other all the time: lines come a sixth slower. Storage that makes readers wait wants more worker
+processes."""
 
 
 class SampleReader:
@@ -82,6 +85,7 @@ class SampleReader:
         """The fields that are read beside the text."""
         self._files: dict[str, dict[int, DataFile]] = {}
         self._lock = threading.Lock()
+        self._turn = threading.Lock()
         self._num_bytes = self._num_samples = 0
         self._threads: ThreadPoolExecutor | None = None
 
@@ -176,7 +180,8 @@ class SampleReader:
         check_unchanged(file, dataset.name, registration)
         fields = list(dict.fromkeys([self.text_fields[registration], *self.fields]))
         data_format, options = get_format(dataset.format), dataset.options
-        found = read_columns(data_format, file, spans, fields, options, self._cache, is_decoded=self._is_decoded)
+        with nullcontext() if dataset.format in _SIDE_BY_SIDE else self._turn:
+            found = read_columns(data_format, file, spans, fields, options, self._cache, is_decoded=self._is_decoded)
         if self._images is not None:
             self._images.decode(found, file, spans)
         return found
