@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from mixlake.catalog.data_files import open_file
+from mixlake.catalog.data_files import mapped, open_file
 from mixlake.catalog.errors import DataError
 from mixlake.catalog.read_cache import ReadCache
 from mixlake.catalog.records import DataFile, Problem
@@ -103,16 +103,19 @@ def decompressed(file: DataFile) -> Iterator[bytes]:
 class DecompressedContent:
     """A compressed file's content by range: decompressed once, and only as far as somebody has looked.
 
-    What is decompressed lies in an unnamed temporary file, so memory does not grow with it.
+    What is decompressed lies in an unnamed temporary file, so memory does not grow with it. Once all of it does, it is
+    mapped, and no file stays open: there may be more of them than a process may have open.
     """
 
     def __init__(self, file: DataFile) -> None:
         self._stream = DecompressedStream(file)
-        self._spill = tempfile.TemporaryFile()  # noqa: SIM115  (open as long as this object is there)
+        self._spill = tempfile.TemporaryFile()  # noqa: SIM115  (open until the content is whole or nobody wants it)
         weakref.finalize(self, self._spill.close)
         weakref.finalize(self, self._stream.close)
         self._lock = threading.Lock()
         self._damage: DataError | None = None
+        self._may_end = False
+        self._whole: memoryview | None = None
         self.num_bytes = 0
         """Bytes that are decompressed so far."""
 
@@ -123,20 +126,35 @@ class DecompressedContent:
             DataError: the file is damaged, or ends too early, before ``stop``.
         """
         with self._lock:
-            while self.num_bytes < stop and (chunk := self._next()):
-                self._spill.write(chunk)
-                self.num_bytes += len(chunk)
+            while self._is_going_on() and self.num_bytes < stop:
+                self._go_on()
+            if self._is_going_on() and self._may_end:
+                self._go_on()
+            if self._whole is not None:
+                return bytes(self._whole[start:stop])
+            if self.num_bytes < stop and self._damage is not None:  # what comes behind it is not what was there
+                raise self._damage
             self._spill.flush()
         return os.pread(self._spill.fileno(), stop - start, start)
 
-    def _next(self) -> bytes:
-        if self._damage is not None:  # what comes behind it is not what was there
-            raise self._damage
+    def _is_going_on(self) -> bool:
+        return self._whole is None and self._damage is None
+
+    def _go_on(self) -> None:
+        """Decompress some more; after a piece that is shorter than it might be the end is likely."""
         try:
-            return self._stream.read(_CHUNK_BYTES) or b""
+            chunk = self._stream.read(_CHUNK_BYTES) or b""
         except DataError as error:
             self._damage = error
-            raise
+            return
+        self._spill.write(chunk)
+        self.num_bytes += len(chunk)
+        self._may_end = len(chunk) < _CHUNK_BYTES
+        if not chunk:
+            self._spill.flush()
+            self._whole = mapped(f"/dev/fd/{self._spill.fileno()}") if self.num_bytes else memoryview(b"")
+            self._spill.close()
+            self._stream.close()
 
 
 def decompressed_content(file: DataFile, cache: ReadCache) -> DecompressedContent:

@@ -6,6 +6,7 @@ import bz2
 import gzip
 import lzma
 import re
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -122,3 +123,21 @@ def test_files_leave_the_cache_by_what_they_have_grown_to(tmp_path: Path) -> Non
 def test_an_empty_content_can_be_had(tmp_path: Path) -> None:
     file = write(tmp_path / "a.jsonl.xz", lzma.compress(b""))
     assert decompressed_content(file, ReadCache()).read(0, 10) == b""
+
+
+def test_more_contents_are_kept_than_a_process_may_have_files_open(tmp_path: Path) -> None:
+    num_files = 100
+    files = [
+        write(tmp_path / f"{number}.jsonl.zst", pa.compress(b"text %03d" % number, codec="zstd", asbytes=True))
+        for number in range(num_files)
+    ]
+    cache = ReadCache()
+    before, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (num_files, most))
+    try:
+        contents = [decompressed_content(file, cache).read(0, 8) for file in files]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (before, most))
+    assert contents == [b"text %03d" % number for number in range(num_files)]
+    assert decompressed_content(files[0], cache).read(5, 20) == b"000"
+    assert cache.num_misses == num_files
