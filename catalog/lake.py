@@ -245,7 +245,7 @@ class Lake:
         partition: str,
         value: str,
         *,
-        file_bytes: int = 64 << 20,
+        file_bytes: int = 8 << 20,
         rows_per_group: int | None = None,
         statistics: Sequence[str] | None = None,
     ) -> None:

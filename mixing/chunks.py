@@ -112,6 +112,8 @@ class ChunkLog:
         self._run = run
         self._components = {name: index for index, name in enumerate(components)}
         self._files: list[_ChunkFile] = []
+        self._newest = first - 1
+        """The last committed chunk; which file has it cannot be told, as joined ones are not in order."""
         self._open_files = ChunkFiles(_READ_COLUMNS)
         self._version = -1
         self._num_small = 0
@@ -163,7 +165,7 @@ class ChunkLog:
             return [*theirs, *self.pick(numbers[before:])]
         if not numbers:
             return []
-        if not self._files or self._files[-1].last < numbers[0]:  # looking for news costs a millisecond
+        if self._newest < numbers[0]:  # looking for news costs a millisecond
             self._refresh()
         rows = []
         for file in self._files:
@@ -179,15 +181,14 @@ class ChunkLog:
         """
         self._refresh()
         if not self._files:
-            return self._first - 1, None, False, None
-        newest = self._files[-1].last
-        row = self._table(newest, newest + 1, ["cursor", "is_last", "created_at"]).to_pylist()[0]
-        return newest, json.loads(row["cursor"]), row["is_last"], row["created_at"]
+            return self._newest, None, False, None
+        row = self._table(self._newest, self._newest + 1, ["cursor", "is_last", "created_at"]).to_pylist()[0]
+        return self._newest, json.loads(row["cursor"]), row["is_last"], row["created_at"]
 
     def end(self) -> tuple[int, bool]:
         """Return the last committed chunk (see `last`), and if it ends the run: the log says so, no file is opened."""
         self._refresh()
-        return (self._files[-1].last, self._files[-1].ends_run) if self._files else (self._first - 1, False)
+        return self._newest, any(file.ends_run for file in self._files)
 
     def cursor_before(self, chunk: int) -> dict[str, Any] | None:
         """Return the state of the last snapshot that ends in front of a chunk, or None if there is none."""
@@ -209,12 +210,13 @@ class ChunkLog:
             [mine[name].to_pylist() for name in ("min.chunk", "max.chunk", "path", "max.is_last")] if len(mine) else []
         )
         self._files = sorted(_ChunkFile(*values) for values in zip(*columns, strict=True))
+        self._newest = max((file.last for file in self._files), default=self._first - 1)
         if self._version < 0:
             self._num_small = len(self._files)
         self._version = handle.version()
 
     def _table(self, first: int, stop: int, columns: Sequence[str]) -> pa.Table:
-        if not self._files or self._files[-1].last < first:  # looking for news costs milliseconds: only where it is due
+        if self._newest < first:  # looking for news costs milliseconds: only where it is due
             self._refresh()
         found = [file for file in self._files if first <= file.last and file.first < stop]
         fields = [f for f in schema.TABLES[schema.CHUNKS].columns if f.name != "run"]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixlake.catalog import Catalog, ScheduleError
-from mixlake.mixing import chunks
+from mixlake.mixing import chunk_files, chunks
 from mixlake.mixing.chunks import Chunk, ChunkLog, delivery
 from mixlake.mixing.intervals import Intervals
 
@@ -39,6 +39,11 @@ def make_chunk(number: int = 0, **overrides: Any) -> Chunk:
         "is_last": False,
     }
     return Chunk(**{**values, **overrides})
+
+
+def cursor(number: int) -> dict[str, Any]:
+    """Some kilobytes that are different for every number."""
+    return {"at": number, "noise": np.random.Generator(np.random.Philox(number)).bytes(1000).hex()}
 
 
 def plain(chunk: Chunk) -> list[Any]:
@@ -102,6 +107,24 @@ def test_commits_are_joined_into_few_files_and_read_as_before(
     assert [chunk.number for chunk in again.read(3, 7)] == [3, 4, 5, 6]
     with pytest.raises(ScheduleError, match="only one may schedule a run"):
         again.append([make_chunk(9)], {}, previous=8)
+
+
+def test_the_newest_chunk_is_found_whichever_files_were_joined_and_few_are_written_again(
+    catalog: Catalog, log: ChunkLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunks, "_COMMITS_PER_COMPACTION", 4)
+    monkeypatch.setattr(chunk_files, "_COMPACTED_BYTES", 30_000)
+    reader = ChunkLog(Catalog.open(catalog.lake.uri).lake, "exp1", COMPONENTS)
+    rows_of: dict[str, int] = {}
+    for number in range(48):
+        log.append([make_chunk(number)], cursor(number), previous=number - 1)
+        assert reader.last()[:2] == (number, cursor(number))
+        assert number == 0 or reader.cursor_before(number) == cursor(number - 1)
+        files = pa.table(catalog.lake.table("chunks").get_add_actions(flatten=True))
+        rows_of |= dict(zip(files["path"].to_pylist(), files["num_records"].to_pylist(), strict=True))
+    assert 3 < len(files) < 10
+    assert sum(rows_of.values()) < 4 * 48  # how often rows are written; joining all each time, it would be eight times
+    assert [plain(chunk) for chunk in reader.read(0, 99)] == [plain(make_chunk(n)) for n in range(48)]
 
 
 def test_the_cursor_belongs_to_the_last_chunk_of_a_commit(catalog: Catalog, log: ChunkLog) -> None:
