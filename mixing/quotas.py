@@ -28,6 +28,7 @@ _LATEST = 1 << 62
 """Virtual times end here, at 2^54 units."""
 _NEVER = 1 << 62
 _DIGIT_BITS = 14
+_MOST_FLOWS_APART = 32
 _ONE = np.ones(1, np.int64)
 
 
@@ -69,36 +70,32 @@ def fair_turns(
     present = [index for index, share in enumerate(shares) if share]
     count_C = np.array([len(sizes[index]) + 1 for index in present])
     size = np.concatenate([part for index in present for part in (sizes[index], _ONE)])
-    component = np.repeat(np.arange(len(present)), count_C)
     last_C = np.cumsum(count_C) - 1  # the sample that is not there, or not known
     total = np.cumsum(size)
-    before_C = np.append(0, total[last_C[:-1]])
-    finish = _virtual_times(
-        total - before_C[component], component, [shares[i] for i in present], [credits[i] for i in present]
-    )
+    total -= np.repeat(np.append(0, total[last_C[:-1]]), count_C)
+    finish = _virtual_times(total, count_C, [shares[i] for i in present], [credits[i] for i in present])
     start = np.append(0, finish[:-1])  # a sample may start when the one before it would be finished
     start[last_C - count_C + 1] = [_clipped(-((credits[i] << _TIME_BITS) // shares[i])) for i in present]
     start = -(-start >> _TIME_BITS)  # in whole units, as the clock is
     is_known = np.ones(len(size), bool)
     is_known[last_C] = [is_all[i] for i in present]
-    is_unit = bool((size == 1).all())
+    horizon = int(start[~is_known].min(initial=_NEVER))
+    if (size == 1).all():
+        known = [slice(last - count + 1, last + is_known[last]) for last, count in zip(last_C, count_C, strict=True)]
+        found = unit_turns([start[part] for part in known], [finish[part] for part in known], min(num, horizon))
+        if found is not None:
+            return _until_due(found, present, [len(sizes[index]) for index in present])
     size[last_C] = _NEVER
-    horizon = start[~is_known].min(initial=_NEVER)
     jobs = np.flatnonzero(is_known)
     by_finish = jobs[np.argsort(finish[jobs], kind="stable")]
     rank = np.empty_like(start)
     rank[by_finish] = np.arange(len(by_finish))
-    if is_unit:
-        known = [slice(last - count + 1, last + is_known[last]) for last, count in zip(last_C, count_C, strict=True)]
-        found = unit_turns([start[part] for part in known], [rank[part] for part in known], min(num, int(horizon)))
-        if found is not None:
-            return _until_due(found, present, [len(sizes[index]) for index in present])
     by_start = jobs[np.argsort(start[jobs], kind="stable")]
-    served = _serve(start[by_start].tolist(), rank[by_start].tolist(), size[by_finish].tolist(), num, int(horizon))
+    served = _serve(start[by_start].tolist(), rank[by_start].tolist(), size[by_finish].tolist(), num, horizon)
     order = by_finish[np.array(served, np.int64)]
     is_due = bool(served) and bool(size[order[-1]] == _NEVER)
-    components = np.array(present, np.int64)[component[order[: len(order) - is_due]]]
-    return Turns(components=components, is_due=is_due)
+    component = np.searchsorted(last_C, order[: len(order) - is_due])
+    return Turns(components=np.array(present, np.int64)[component], is_due=is_due)
 
 
 def _until_due(turns: IntArray, present: Sequence[int], num_left: Sequence[int]) -> Turns:
@@ -179,35 +176,50 @@ def _serve(starts: list[int], ranks: list[int], sizes: list[int], num: int, hori
     return served
 
 
-def _virtual_times(units: IntArray, flow: IntArray, shares: Sequence[int], credits: Sequence[int]) -> IntArray:
+def _virtual_times(units: IntArray, count_C: IntArray, shares: Sequence[int], credits: Sequence[int]) -> IntArray:
     """Return when its component has been owed each of ``units``, in 2^-_TIME_BITS units of the clock, rounded up.
 
-    The ceiling of (units · SCALE - credit) / share, exact in 64 bits as the product is divided by digits. So rounded,
-    two times are in the same order wherever the clock began, and each is on the same side of every whole unit as it
-    was: that is what the proof of WF2Q's bounds for samples of one unit needs.
+    The ceiling of (units · SCALE - credit) / share. So rounded, two times are in the same order wherever the clock
+    began, and each is on the same side of every whole unit as it was: that is what the proof of WF2Q's bounds for
+    samples of one unit needs.
 
     Args:
-        units: units that a component got when it has got a sample.
-        flow: the component of each.
+        units: units that a component got when it has got a sample; one component's samples after the other's.
+        count_C: how many samples each has there.
         shares: by component.
         credits: by component.
     """
-    whole, part = np.array([divmod(SCALE << _TIME_BITS, share) for share in shares], np.int64).T[:, flow]
-    flows = list(zip(shares, credits, strict=True))
-    base = [_clipped((-credit << _TIME_BITS) // share) for share, credit in flows]
-    rest = np.array([(-credit << _TIME_BITS) % share for share, credit in flows], np.int64)[flow]
-    room = [max(0, _LATEST - b) // ((SCALE << _TIME_BITS) // share + 1) for b, share in zip(base, shares, strict=True)]
-    within = np.minimum(units, np.array(room, np.int64)[flow])
-    share = np.array(shares, np.int64)[flow]
+    step = SCALE << _TIME_BITS
+    base = [_clipped((-credit << _TIME_BITS) // share) for share, credit in zip(shares, credits, strict=True)]
+    rest = [(-credit << _TIME_BITS) % share for share, credit in zip(shares, credits, strict=True)]
+    room = [max(0, _LATEST - b) // (step // share + 1) for b, share in zip(base, shares, strict=True)]
+    flows = list(zip(base, rest, room, shares, strict=True))
+    if len(shares) > _MOST_FLOWS_APART:
+        return _times(units, *np.repeat(np.array(flows, np.int64), count_C, axis=0).T)
+    ends = np.cumsum(count_C).tolist()
+    starts = [0, *ends[:-1]]
+    return np.concatenate([_times(units[a:b], *flow) for a, b, flow in zip(starts, ends, flows, strict=True)])
+
+
+def _times(
+    units: IntArray, base: IntArray | int, rest: IntArray | int, room: IntArray | int, share: IntArray | int
+) -> IntArray:
+    """Return base + ⌈(units · SCALE · 2^_TIME_BITS + rest) / share⌉, and ``_LATEST`` for more units than there is room.
+
+    It is exact in 64 bits, as the product is divided by digits. NumPy divides by one number several times as fast as
+    by one of each row.
+    """
+    whole, part = np.divmod(np.int64(SCALE << _TIME_BITS), share)
+    within = np.minimum(units, room)
     quotient, remainder = np.zeros_like(units), np.zeros_like(units)
     num_digits = -(-int(within.max(initial=0)).bit_length() // _DIGIT_BITS)
     for shift in range((num_digits - 1) * _DIGIT_BITS, -1, -_DIGIT_BITS):
         digit = within >> shift & ((1 << _DIGIT_BITS) - 1)
         dividend = (remainder << _DIGIT_BITS) + digit * part
-        more = dividend // share  # half the time of np.divmod
+        more: IntArray = np.floor_divide(dividend, share)  # half the time of np.divmod
         remainder = dividend - more * share
         quotient = (quotient << _DIGIT_BITS) + more
-    exact = np.array(base, np.int64)[flow] + within * whole + quotient - (-(remainder + rest) // share)
+    exact = base + within * whole + quotient - (-(remainder + rest) // share)
     return np.where(within < units, _LATEST, exact)
 
 

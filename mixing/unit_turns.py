@@ -14,6 +14,8 @@ import numpy as np
 from mixlake.catalog.records import IntArray
 
 _NEVER = 1 << 62
+_LATEST_RANK = 1 << 59
+"""Ranks end here, so that the component fits in beside them."""
 _TURNS_PER_STRETCH = 256
 _MOST_TURNS_PER_STRETCH = 4096
 _LEAST_STRETCHES = 32
@@ -27,7 +29,7 @@ def unit_turns(starts: Sequence[IntArray], ranks: Sequence[IntArray], num: int) 
 
     Args:
         starts: per component, the turn from which on each of its samples may come, ascending.
-        ranks: per component, the ranks of these samples, ascending; no two are equal.
+        ranks: per component, the ranks of these samples, ascending; of equal ones the first component's comes first.
         num: how many turns.
     """
     if len(starts) > _MOST_COMPONENTS or num < _LEAST_STRETCHES * _TURNS_PER_STRETCH:
@@ -55,7 +57,12 @@ def _side_by_side(starts: Sequence[IntArray], ranks: Sequence[IntArray], begins:
     # once nothing is left, which is not in the answer. The key tells rank and component.
     never = np.full(num, _NEVER)
     start = np.concatenate([*(np.append(part, _NEVER) for part in starts), never])
-    key = np.concatenate([*(np.append(part << bits | index, _NEVER) for index, part in enumerate(ranks)), never])
+    key = np.concatenate(
+        [
+            *(np.append(np.minimum(part, _LATEST_RANK) << bits | index, _NEVER) for index, part in enumerate(ranks)),
+            never,
+        ]
+    )
     first = np.cumsum([0, *(len(part) + 1 for part in starts[:-1])])
     at = np.stack([begin + part.searchsorted(begins) for begin, part in zip(first.tolist(), starts, strict=True)])
     starts_here, keys_here = start[at], key[at]
