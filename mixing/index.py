@@ -73,18 +73,20 @@ RESIDENT = -1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Piece:
-    """Rows of several cells and blocks, sorted by (cell, block, file, row)."""
+    """Rows of several cells and blocks, in storage order."""
 
-    first_C: IntArray
-    """Where the rows of each cell begin, and at last where those of the last cell end."""
     rows: Rows
     addresses: IntArray
     """A number for each row that is, in the whole index, practically its own."""
+    by_cell: IntArray
+    """The rows by cell."""
+    first_C: IntArray
+    """Where in ``by_cell`` the rows of each cell begin, and at last where those of the last cell end."""
 
     def rows_of(self, cells: IntArray) -> IntArray:
-        """Return which rows are of some cells, one cell's after the other's."""
+        """Return which rows are of some cells, one cell's after the other's, each in storage order."""
         starts, lengths = self.first_C[cells], self.first_C[cells + 1] - self.first_C[cells]
-        return ranges(starts, lengths)
+        return self.by_cell[ranges(starts, lengths)]
 
 
 class IndexReader:
@@ -141,26 +143,38 @@ class IndexReader:
 
     def _make_piece(self, table: pa.Table, cell: IntArray, is_wanted_C: npt.NDArray[np.bool_]) -> Piece:
         plan = self._plan
-        registration = _integers(pc.index_in(table["registration"].cast(pa.string()), pa.array(plan.registrations)))
-        block = np.searchsorted(
-            plan.block_registration_B << 32 | plan.block_number_B, registration << 32 | _integers(table["block"])
+        registration = self._registrations(table)
+        block = _places(
+            registration << 32 | _integers(table["block"]), plan.block_registration_B << 32 | plan.block_number_B
         )
         file_id, row = _integers(table["file_id"]), _integers(table["row"])
-        storage = lexicographic_order([block, file_id, row])  # None, as a rule: the index is read in storage order
-        by_cell = np.argsort(_narrow(cell if storage is None else cell[storage]), kind="stable")
-        order = by_cell if storage is None else storage[by_cell]
-        if not is_wanted_C.all():
-            order = order[is_wanted_C[cell[order]]]
         rows = Rows(
-            registration=registration[order],
-            file_id=file_id[order],
-            row=row[order],
-            byte_start=_integers(table["byte_start"])[order],
-            byte_stop=_integers(table["byte_stop"])[order],
-            units=_integers(table["units"])[order],
+            registration=registration,
+            file_id=file_id,
+            row=row,
+            byte_start=_integers(table["byte_start"]),
+            byte_stop=_integers(table["byte_stop"]),
+            units=_integers(table["units"]),
         )
-        sizes_C = np.bincount(cell[order], minlength=plan.num_cells)
-        return Piece(first_C=np.append(0, np.cumsum(sizes_C)), rows=rows, addresses=_addresses(rows))
+        storage = lexicographic_order([block, file_id, row])  # None, as a rule: the index is read in storage order
+        if storage is not None:
+            rows, cell = rows.take(storage), cell[storage]
+        if not is_wanted_C.all():
+            wanted = np.flatnonzero(is_wanted_C[cell])
+            rows, cell = rows.take(wanted), cell[wanted]
+        sizes_C = np.bincount(cell, minlength=plan.num_cells)
+        return Piece(
+            rows=rows,
+            addresses=_addresses(rows),
+            by_cell=np.argsort(_narrow(cell), kind="stable"),
+            first_C=np.append(0, np.cumsum(sizes_C)),
+        )
+
+    def _registrations(self, table: pa.Table) -> IntArray:
+        registrations = self._plan.registrations
+        if len(registrations) == 1:
+            return np.zeros(len(table), np.int64)
+        return _integers(pc.index_in(table["registration"].cast(pa.string()), pa.array(registrations)))
 
     def _cell_predicate(self, cells: IntArray) -> str:
         """Return a predicate that the cells match, and of the others only few: to test for each cell takes too long."""
@@ -178,6 +192,12 @@ def _small_cells(num_samples_C: IntArray) -> npt.NDArray[np.bool_]:
     is_rare = num_samples_C[by_size] <= total * _MAX_RESIDENT_SHARE
     is_small_C[by_size[is_within & (is_rare | (total <= _MAX_RESIDENT_ROWS))]] = True
     return is_small_C
+
+
+def _places(keys: IntArray, known: IntArray) -> IntArray:
+    """Return where each of some keys stands among those that are known; most keys are as the one before them."""
+    firsts = np.flatnonzero(np.append(True, keys[1:] != keys[:-1])[: len(keys)])
+    return np.repeat(np.searchsorted(known, keys[firsts]), np.diff(np.append(firsts, len(keys))))
 
 
 def _addresses(rows: Rows) -> IntArray:
