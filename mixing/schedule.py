@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
 
 from mixlake.catalog import Catalog, ConfigError, ScheduleError
+from mixlake.catalog.lake import Fence
 from mixlake.catalog.records import Progress
 from mixlake.mixing import declared
 from mixlake.mixing.cell_rows import CellRows
@@ -26,12 +28,23 @@ from mixlake.mixing.precedence import Precedence
 from mixlake.mixing.program import set_shares
 from mixlake.mixing.quotas import SCALE
 from mixlake.mixing.run_config import RunConfig
-from mixlake.mixing.scheduler import Scheduler
+from mixlake.mixing.scheduler import Drawn, Scheduler
 from mixlake.mixing.weights import Reweighting, WeightsLog
 
 _SAMPLES_PER_COMMIT = 1 << 18
 _MAX_ATTEMPTS = 10
 """Tries to set weights; the first one succeeds unless something took longer than a scheduler waits for it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Snapshot:
+    """Chunks that were drawn, to be committed."""
+
+    previous: int
+    """The chunk that they follow."""
+    drawn: Drawn
+    precedence: Fence
+    """Refuses them if somebody has taken precedence since they were drawn."""
 
 
 class Schedule:
@@ -61,7 +74,7 @@ class Schedule:
         self._cursor: Cursor | None = None
         self._lock = threading.Lock()
         self._door = threading.Lock()
-        """Scheduling goes through it before every commit; whoever holds it is next."""
+        """Scheduling stops at it after every commit; whoever holds it is next."""
 
     @cached_property
     def plan(self) -> CellPlan:
@@ -121,22 +134,47 @@ class Schedule:
             with self._lock:
                 cursor = self._cursor or self._stored_cursor()
                 self._cursor = None  # read again from the lake, should anything below fail
+                if not cursor.is_ended:
+                    try:
+                        for after, num in self._commits(cursor, num_chunks - done):
+                            cursor, done = after, done + num
+                            if progress is not None:
+                                progress(done, num_chunks, "chunks")
+                    except ScheduleError:
+                        if self._is_overtaken(cursor):
+                            raise
+                        continue  # somebody has set weights
+                self._cursor = cursor
                 if cursor.is_ended:
-                    self._cursor = cursor
                     break
-                num = min(num_chunks - done, max(1, _SAMPLES_PER_COMMIT // self.config.chunk_size))
-                try:
-                    self._cursor, drawn = self._commit(cursor, num)
-                except ScheduleError:
-                    has_waited, stored = self._precedence.give_way(), self._stored_cursor()
-                    is_another = stored.next_chunk != cursor.next_chunk and stored.num_changes == cursor.num_changes
-                    if is_another or not has_waited:
-                        raise
-                    continue  # not another scheduler: somebody has set weights
-            done += drawn
-            if progress is not None:
-                progress(done, num_chunks, "chunks")
         return done
+
+    def _is_overtaken(self, cursor: Cursor) -> bool:
+        """Say whether another scheduler, not somebody who sets weights, got the commit after ``cursor`` refused."""
+        has_waited, stored = self._precedence.give_way(), self._stored_cursor()
+        is_another = stored.next_chunk != cursor.next_chunk and stored.num_changes == cursor.num_changes
+        return is_another or not has_waited
+
+    def _commits(self, cursor: Cursor, num_chunks: int) -> Iterator[tuple[Cursor, int]]:
+        """Draw and commit chunks until somebody is at the door; yield the cursor after each commit, and its chunks.
+
+        While a snapshot is written the next one is drawn: either takes about as long.
+        """
+        most = max(1, _SAMPLES_PER_COMMIT // self.config.chunk_size)
+        if num_chunks <= most:
+            yield self._store(self._draw(cursor, num_chunks))
+            return
+        stored: Future[tuple[Cursor, int]] | None = None
+        with ThreadPoolExecutor(1, thread_name_prefix=f"mixlake-commit-{self.config.name}") as writer:
+            while num_chunks > 0 and not cursor.is_ended and not self._door.locked():
+                snapshot = self._draw(cursor, min(num_chunks, most))
+                if stored is not None:
+                    yield stored.result()
+                stored = writer.submit(self._store, snapshot)
+                cursor = snapshot.drawn.cursor
+                num_chunks -= len(snapshot.drawn.chunks)
+            if stored is not None:
+                yield stored.result()
 
     def follow(self, lookahead: int, progress: Progress | None, poll_seconds: float) -> int:
         """Schedule for loaders of other processes until the run ends; return how many chunks that were (see `Run`)."""
@@ -178,7 +216,7 @@ class Schedule:
                 change = Change(chunk=chunk, weights=shares, cause=cause, step=step, details=details)
                 pending = tuple(sorted((*cursor.pending, change), key=lambda known: known.chunk))
                 try:
-                    self._commit(replace(cursor, pending=pending, num_changes=cursor.num_changes + 1), 1)
+                    self._store(self._draw(replace(cursor, pending=pending, num_changes=cursor.num_changes + 1), 1))
                 except ScheduleError:
                     if attempt == _MAX_ATTEMPTS:
                         raise
@@ -202,15 +240,18 @@ class Schedule:
         after = set_shares(before, given, path)
         return {leaf: after[leaf] for leaf in after if any(leaf == n or leaf.startswith(f"{n}.") for n in given)}
 
-    def _commit(self, cursor: Cursor, num_chunks: int) -> tuple[Cursor, int]:
-        """Draw and commit chunks; return the cursor after them, and how many they were."""
+    def _draw(self, cursor: Cursor, num_chunks: int) -> _Snapshot:
         precedence = self._precedence.fence()
         if self.config.adapt is not None:
             cursor = cursor.with_decisions(self.decisions.read(cursor.adapted_step))
         drawn = self._scheduler.draw(cursor, num_chunks)
-        previous = cursor.next_chunk - 1
+        return _Snapshot(previous=cursor.next_chunk - 1, drawn=drawn, precedence=precedence)
+
+    def _store(self, snapshot: _Snapshot) -> tuple[Cursor, int]:
+        """Commit what was drawn; return the cursor after it, and how many chunks it was."""
+        drawn, previous = snapshot.drawn, snapshot.previous
         self.weights.record(drawn.changes, is_current=lambda: self.chunks.last()[0] == previous)
-        self.chunks.append(drawn.chunks, drawn.cursor.to_dict(), previous=previous, precedence=precedence)
+        self.chunks.append(drawn.chunks, drawn.cursor.to_dict(), previous=previous, precedence=snapshot.precedence)
         return drawn.cursor, len(drawn.chunks)
 
     @cached_property
@@ -264,5 +305,5 @@ class Schedule:
         state = self.chunks.cursor_before(chunk)
         cursor = self._start_cursor() if state is None else Cursor.from_dict(state)
         missing = chunk - cursor.next_chunk
-        with self._lock:
+        with self._door, self._lock:
             return self._scheduler.draw(cursor, missing).cursor if missing else cursor
