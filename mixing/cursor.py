@@ -14,7 +14,7 @@ from mixlake.mixing.extents import Axis
 from mixlake.mixing.program import Program
 from mixlake.mixing.quotas import carried
 
-_CURSOR_VERSION = 3
+_CURSOR_VERSION = 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -105,14 +105,11 @@ def _decoded_rows(
 ) -> float:
     """Return the rows that all lanes decode: each visit of a block decodes it once per lane that has one of its rows.
 
-    Cells that take their rows of a block at the same time, give or take a round of the lanes, share the visit. In the
-    last round of a pass a lane takes from the queue of the next one what it lacks.
+    Cells that take their rows of a block at the same time, give or take a round of the lanes, share the visit. What a
+    lane lacks in the last round of a pass it takes from others' parts of a block that it has a part of, too.
     """
-    queue = parts.cell * owners + parts.lane
-    is_last = is_drawn & np.append(queue[1:] != queue[:-1], True) & (owners > 1)
-    part = np.append(np.flatnonzero(is_drawn), np.flatnonzero(is_last))
-    lane = np.append(parts.lane[is_drawn], (parts.lane[is_last] - 1) % owners)
-    place = parts.block[part] * owners + lane
+    part = np.flatnonzero(is_drawn)
+    place = parts.block[part] * owners + parts.lane[part]
     order = np.lexsort((first[part], place))
     place, part = place[order], part[order]
     num, first, last = parts.num[part], first[part], last[part]

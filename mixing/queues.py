@@ -2,7 +2,7 @@
 
 Blocks belong to lanes, and a lane's queue of a cell has the cell's rows of the lane's blocks, in the order of the pass,
 window by window; inside a window they are permuted. So that the lanes get equally many, whatever their blocks hold, the
-rows of the last blocks are cut at any row: the lanes share them out in long runs.
+rows of the last blocks are cut at any row: the lanes share them out in long runs, and the very last one evenly.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ from mixlake.mixing.order import PassOrder
 from mixlake.mixing.randomness import Purpose, scattered
 
 _LEVELLED_BLOCKS = 4
-"""Blocks per lane at the end of a cell's pass that make up for what the blocks before them gave the lanes."""
+"""Blocks per lane, late in a cell's pass, that make up for what the blocks before them gave the lanes."""
+_COMMON_BLOCKS = 1
+"""Blocks at the end of a cell's pass of which every lane has a part: what the last chunks lack and take from the queues
+of other lanes, they take from there. Otherwise each lane would decode the last blocks of most others for a few rows."""
 _RANDOM_BITS = 24
 _MAX_ORDERS = 8
 
@@ -55,15 +58,18 @@ def find_parts(plan: CellPlan, cells: IntArray, order: PassOrder, *, lanes: int,
     block = plan.entry_block_E[entry]
     by_pass = np.lexsort((order.position_B[block], cell))
     block, num = block[by_pass], plan.entry_samples_E[entry][by_pass]
-    last = np.cumsum(stops - starts)[cell]
-    is_dealt = last - np.arange(len(cell)) > (_LEVELLED_BLOCKS * lanes if lanes > 1 else 0)
-    cell_D, lane_D = cell[is_dealt], order.lane_B[block[is_dealt]]
-    owned_CQ = np.bincount(cell_D * lanes + lane_D, num[is_dealt], minlength=len(cells) * lanes)
-    lacking_CQ = plan.num_samples_C[cells][:, None] - lanes * owned_CQ.astype(np.int64).reshape(-1, lanes)
-    levelled, lane_L, first_L, num_L = _level(cell[~is_dealt], num[~is_dealt], np.maximum(lacking_CQ, 0))
-    which = np.append(np.flatnonzero(is_dealt), np.flatnonzero(~is_dealt)[levelled])
-    lane, num = np.append(lane_D, lane_L), np.append(num[is_dealt], num_L)
-    first = np.append(np.zeros(len(lane_D), np.int64), first_L)
+    to_end = np.cumsum(stops - starts)[cell] - np.arange(len(cell))  # 1 for the last entry of a cell
+    is_common = to_end <= (_COMMON_BLOCKS if lanes > 1 else 0)
+    is_dealt = to_end > (_COMMON_BLOCKS + _LEVELLED_BLOCKS * lanes if lanes > 1 else 0)
+    which = np.flatnonzero(is_dealt)
+    lane, first, num_P = order.lane_B[block[which]], np.zeros(len(which), np.int64), num[which]
+    for entries in (np.flatnonzero(~is_dealt & ~is_common), np.flatnonzero(is_common)):
+        owned_CQ = np.bincount(cell[which] * lanes + lane, num_P, minlength=len(cells) * lanes).reshape(-1, lanes)
+        total_C = owned_CQ.sum(axis=1) + np.bincount(cell[entries], num[entries], minlength=len(cells))
+        lacking_CQ = np.maximum(total_C[:, None] - lanes * owned_CQ, 0).astype(np.int64)
+        entry, lane_L, first_L, num_L = _level(cell[entries], num[entries], lacking_CQ)
+        which, lane = np.append(which, entries[entry]), np.append(lane, lane_L)
+        first, num_P = np.append(first, first_L), np.append(num_P, num_L)
     by_queue = np.lexsort((which, lane, cell[which]))
     cell, lane, block = cell[which][by_queue], lane[by_queue], block[which][by_queue]
     return Parts(
@@ -71,7 +77,7 @@ def find_parts(plan: CellPlan, cells: IntArray, order: PassOrder, *, lanes: int,
         lane=lane,
         block=block,
         first=first[by_queue],
-        num=num[by_queue],
+        num=num_P[by_queue],
         window=_windows(cell * lanes + lane, order.segment_B[block], window),
     )
 

@@ -56,7 +56,8 @@ def test_read_amplification_is_as_foretold(
     run = Run.start(wide, name, mixture, chunk_size=chunk_size, lanes=LANES)
     run.schedule(1_000)
     _, expected = locality(wide, mixture, chunk_size)
-    assert expected.read_amplification == pytest.approx(measured(wide, run.chunks.read(0, 1_000)), rel=0.2)
+    off_by = 0.05 if chunk_size == 30 else 0.1  # where a chunk takes more than a block, much depends on the last one
+    assert expected.read_amplification == pytest.approx(measured(wide, run.chunks.read(0, 1_000)), rel=off_by)
 
 
 def test_lanes_share_few_blocks_unless_storage_order_is_kept(wide: Catalog, make_mixture: MakeMixture) -> None:

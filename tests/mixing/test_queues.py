@@ -1,6 +1,7 @@
 """Lanes share out the blocks of a pass: every row is one lane's, and few blocks are those of several."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -112,6 +113,19 @@ def test_lanes_get_equally_many_of_every_interleaved_cell_and_share_few_blocks(
         assert np.ptp(per_lane) <= 1
     pairs = np.unique(parts.block * lanes + parts.lane)
     assert len(pairs) - num_blocks <= (1 + len(shares)) * 2 * (lanes - 1)
+
+
+@pytest.mark.parametrize("num_blocks", [1, 5, 40, 300])
+def test_every_lane_has_an_equal_part_of_the_block_that_a_pass_ends_with(num_blocks: int) -> None:
+    random = np.random.Generator(np.random.Philox(0))
+    plan = make_plan(random.poisson([[100], [900]], (2, num_blocks)))
+    parts, order = shared_out(plan, lanes=8)
+    for cell in range(2):
+        mine = (parts.cell == cell) & (parts.block == order.blocks[-1])
+        assert parts.lane[mine].tolist() == list(range(8))
+        assert np.ptp(parts.num[mine]) <= 1
+    pairs = np.unique(parts.block * 8 + parts.lane)
+    assert len(pairs) - num_blocks <= 7 + 2 * 7  # those of the last block, and where what is levelled is cut
 
 
 def test_cells_that_lie_apart_are_levelled_each_by_itself() -> None:

@@ -434,5 +434,5 @@ def test_intervals_are_sorted_and_as_long_as_they_can_be(catalog: Catalog, make_
 def test_a_cursor_of_another_version_is_refused(catalog: Catalog, make_mixture: MakeMixture) -> None:
     mixture = make_mixture(("true", 1))
     state = Cursor.start(program_of(catalog, mixture), planned(catalog, mixture), LANES).to_dict()
-    with pytest.raises(ScheduleError, match="the run's cursor has version 99; this program reads version 3"):
+    with pytest.raises(ScheduleError, match="the run's cursor has version 99; this program reads version 4"):
         Cursor.from_dict({**state, "version": 99})
