@@ -41,8 +41,11 @@ _FLAGS_WITH_VALUE = (
     "-p",
 )
 _OPEN_DICTS = ("properties.", "options.", "weights.", "tokens_per_byte.", "length.", "step.")
-_OPEN_KEYS = re.compile(r"mixture\.(\w+=|(shuffle|order_by|unimax)\.)")
-"""What a mixture may say or leave unsaid. Not its components: a typo in the name of one would add another one."""
+_OPEN_KEYS = re.compile(
+    r"mixture\.(\w+=|(shuffle|order_by|unimax)\.|(components\.[^.=]+\.)+(on_exhausted|max_passes|order_by)\b)"
+)
+"""What a mixture and its components may say or leave unsaid. Not weights: with a typo in its name there would be a
+component more."""
 _OPTIONAL_KEYS = {
     r"mixture(\.components\.[^.]+)+": ("where", "weight", "on_exhausted", "max_passes", "order_by", "components"),
     r"curriculum\.stages\.[^.]+": ("until", "mixture", "weights", "ramp"),

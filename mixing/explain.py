@@ -120,7 +120,8 @@ class Explanation(Shown):
     def notes(self) -> list[str]:
         """Return what the tables do not show, as sentences."""
         notes = [
-            f"{self.num_cells} cells in {self.num_blocks:,} blocks; {self.num_unmatched:,} samples match no component.",
+            f"{_counted(self.num_cells, 'cell')} in {_counted(self.num_blocks, 'block')}; "
+            f"samples that match no component: {self.num_unmatched:,}.",
             f"Neighbours are {_rounded(self.locality.neighbour_distance)} samples apart "
             f"({_rounded(self.locality.unshuffled_distance)} unshuffled); formats whose blocks are decoded as a whole "
             f"decode {self.locality.read_amplification:.2f} times what they deliver.",
@@ -259,6 +260,10 @@ def _warnings(found: Explanation, num_samples: int) -> Iterator[str]:
             yield f"{part} of what {component.name} matches belongs to components before it"
         if component.share == 0:
             yield f"{component.name} has no weight: its samples are never drawn"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _rounded(number: float) -> str:

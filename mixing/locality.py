@@ -60,12 +60,13 @@ def expected_locality(
         first, last = begin / pace, end / pace
     is_drawn = first < until
     decoded = _decoded_rows(plan, parts, is_drawn, np.floor(first), np.ceil(last) - 1, lanes, owners)
-    weight = parts.num[is_drawn] * 1.0
+    num, first, last = parts.num[is_drawn], first[is_drawn], last[is_drawn]
+    weight = num * np.clip((until - first) / (last - first), 0, 1)  # what is drawn until then: of some cells hardly any
     apart = chunk_size / rate_C[parts.cell[is_drawn]]
-    open_for = last[is_drawn] - first[is_drawn]
+    open_for = np.minimum(last, until) - first
     shuffled = np.maximum(open_for * chunk_size, chunk_size) / 3  # of two random places in as many samples
     return Locality(
-        read_amplification=float(decoded / weight.sum()),
+        read_amplification=float(decoded / num.sum()),
         neighbour_distance=float(np.average(shuffled if window else apart, weights=weight)),
         unshuffled_distance=float(np.average(apart, weights=weight)),
     )

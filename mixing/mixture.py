@@ -18,7 +18,7 @@ from rich.console import Group
 from rich.text import Text
 
 from mixlake.catalog import ConfigError
-from mixlake.catalog.errors import listed
+from mixlake.catalog.errors import listed, nearest
 from mixlake.catalog.showing import Shown, new_table
 from mixlake.mixing import declared
 
@@ -274,6 +274,10 @@ def _static(config: Any, path: str, rules: Rules) -> tuple[Component, ...]:
 def _components(config: Any, path: str, rules: Rules) -> tuple[Component, ...]:
     if not isinstance(config, Mapping) or not config:
         raise ConfigError(f"{path}: expected at least one named component, got {config!r}")
+    for name, value in config.items():
+        others = [str(other) for other in config if other != name]
+        if isinstance(value, Mapping) and "weight" not in value and (hint := nearest(str(name), others)):
+            raise ConfigError(f"{path}.{name} lacks 'weight'; other components: {listed(others)}.{hint}")
     components = tuple(_component(name, value, path, rules) for name, value in config.items())
     if not any(component.weight for component in components):
         raise ConfigError(f"{path}: all weights are zero ({listed(c.name for c in components)})")

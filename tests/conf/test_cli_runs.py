@@ -118,6 +118,17 @@ def test_what_is_chosen_is_not_taken_from_the_other_run(mixlake: Mixlake, folder
     assert (load(folder, "scaled").config.chunk_size, load(folder, "scaled").config.lanes) == (256, 2)
 
 
+def test_what_a_component_leaves_unsaid_is_overridden_as_what_it_says(mixlake: Mixlake, folder: Path) -> None:
+    settings = ("german.on_exhausted=repeat", "german.max_passes=3", "code.components.long.order_by=num_bytes")
+    mixlake("run", *OWN, "name=unsaid", *(f"mixture.components.{setting}" for setting in settings))
+    german, code, _ = load(folder, "unsaid").config.mixture.components
+    assert (german.rules.on_exhausted, german.rules.max_passes) == ("repeat", 3)
+    assert code.components[1].rules.order_by is not None
+    assert "Did you mean 'german'?" in mixlake(
+        "run", *OWN, "name=typo", "mixture.components.germn.on_exhausted=repeat", code=2
+    )
+
+
 def test_a_fork_is_declared_as_its_parent_is_but_for_what_is_overridden(mixlake: Mixlake, folder: Path) -> None:
     mixlake("run", *OWN, "curriculum=mine", "name=trunk", "chunk_size=100", "length={chunks: 20}")
     mixlake("schedule", "run=trunk", "num_chunks=5")

@@ -90,7 +90,7 @@ def test_printed_it_is_a_table(make_catalog: MakeCatalog, make_mixture: MakeMixt
         ["c2", "0.00%", "49.97%", "1,499", "1,498", "∞", "redistribute", "1,500"],
     ]
     blocks = catalog.sql("SELECT count(DISTINCT block) AS n FROM samples").to_pylist()[0]["n"]
-    assert f"3 cells in {blocks} blocks; 1 samples match no component." in text.splitlines()
+    assert f"3 cells in {blocks} blocks; samples that match no component: 1." in text.splitlines()
     assert text.splitlines()[-2:] == [
         "warning: 50% of what c2 matches belongs to components before it",
         "warning: c2 has no weight: its samples are never drawn",

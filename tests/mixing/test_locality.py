@@ -81,7 +81,14 @@ def test_shuffling_moves_neighbours_apart(wide: Catalog, make_mixture: MakeMixtu
         locality(wide, make_mixture(*components, shuffle=shuffle), 20)[1]
         for shuffle in ("none", {"window": 1}, {"window": 4})
     )
-    assert plain.neighbour_distance == plain.unshuffled_distance == one.unshuffled_distance
+    assert plain.neighbour_distance == plain.unshuffled_distance == pytest.approx(one.unshuffled_distance)
     assert plain.neighbour_distance == pytest.approx(3, rel=0.1)
     assert one.neighbour_distance == pytest.approx(LANES * 240 / 3, rel=0.35)  # of a window in each lane
     assert four.neighbour_distance > 1.5 * one.neighbour_distance
+
+
+def test_what_is_hardly_drawn_does_not_count(wide: Catalog, make_mixture: MakeMixture) -> None:
+    for weight in (0, 1e-6):
+        found = locality(wide, make_mixture(("kind = 0", weight), ("true", 1)), 20)[1]
+        assert 1 < found.unshuffled_distance < 2
+        assert found.neighbour_distance < 6_000

@@ -228,6 +228,12 @@ def test_a_wrong_setting_is_refused_with_its_path(declared: Any, message: str) -
         Mixture.from_dict(declared)
 
 
+def test_a_component_that_was_added_by_a_typo_is_told_whom_it_resembles() -> None:
+    declared = config(components={"german": component(), "rest": {"weight": 1}, "germn": {"on_exhausted": "repeat"}})
+    with pytest.raises(ConfigError, match=r"germn lacks 'weight'; other components: german, rest\..* 'german'\?"):
+        Mixture.from_dict(declared)
+
+
 @pytest.mark.parametrize(
     ("declared", "message"),
     [
