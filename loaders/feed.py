@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Protocol
 
-from mixlake.catalog import ConfigError, ScheduleError
+from mixlake.catalog import ScheduleError
 from mixlake.mixing import Run
 from mixlake.mixing.chunks import Chunk
 
@@ -114,11 +114,6 @@ class ChunkFeed:
         Raises:
             ScheduleError: nobody scheduled it in time.
         """
-        if self._run.process_id != os.getpid():
-            raise ConfigError(
-                "a forked process cannot use the lake's handles; start workers with "
-                "multiprocessing_context='forkserver' or 'spawn'"
-            )
         began = time.monotonic()
         while number not in self._chunks:
             if self._last is not None and number > self._last:

@@ -7,15 +7,17 @@ is passed over.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Generic, TypeVar
 
 from torch.utils.data import IterableDataset, get_worker_info
 
 from mixlake.catalog import ConfigError
 from mixlake.catalog.problems import OnError, checked_on_error
 from mixlake.loaders.collate import Batch
+from mixlake.loaders.deliveries import Delivery, Place
 from mixlake.loaders.documents import LaneChunks, first_index
 from mixlake.loaders.feed import ChunkFeed, Drawing, Supply, Waiting
 from mixlake.loaders.images import Images
@@ -26,23 +28,12 @@ from mixlake.loaders.replacing import Replacements
 from mixlake.loaders.scheduling import BackgroundScheduler
 from mixlake.loaders.state import Identity, check_state, chunk_reached, lane_states, make_state
 from mixlake.loaders.stats import Counts
+from mixlake.loaders.workers import Workers
 from mixlake.mixing import Run
 
 Item = TypeVar("Item")
-
-
-Place: TypeAlias = Any
-"""Where a lane stands after an item, as `LaneDataset.lane_state` understands it: one is made for every item."""
-
-
-class Delivery(NamedTuple, Generic[Item]):
-    """One item, with what must be kept when it has been delivered; a tuple, as millions of them are made and sent."""
-
-    turn: tuple[int, int]
-    """(items that the lane gave before, lane): items are delivered in this order."""
-    item: Item
-    place: Place
-    """Where the lane stands after the item."""
+_FRESH_BUNDLE = 16
+"""Items that a fresh interpreter sends together to the forked process in whose place it reads."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,6 +106,7 @@ class LaneDataset(IterableDataset[Item], Generic[Item]):
         """Names that component ids index."""
         self.lanes = list(range(reading.placement.rank, lanes, reading.placement.world_size))
         self._reader: SampleReader | None = None
+        self._fresh: Workers[Item] | None = None
         self._lane_states: dict[int, dict[str, Any]] = {lane: {"num_items": 0} for lane in self.lanes}
         self._delivered: dict[int, tuple[int, Place]] = {}
         self.is_sent = False
@@ -178,6 +170,9 @@ class LaneDataset(IterableDataset[Item], Generic[Item]):
             num_workers: how many there are.
             schedules: whether it schedules the run; None is if this rank does and it is its first worker.
         """
+        if self.run.process_id != os.getpid():
+            yield from self._from_fresh_process(worker, num_workers, schedules)
+            return
         run, reading, placement = self.run, self.reading, self.reading.placement
         lanes = self.lanes[worker::num_workers]
         if not (placement.schedules and worker == 0 if schedules is None else schedules):
@@ -190,12 +185,20 @@ class LaneDataset(IterableDataset[Item], Generic[Item]):
                     scheduler.reach(self.reached_by(delivery))
                     yield delivery
 
+    def _from_fresh_process(self, worker: int, num_workers: int, schedules: bool | None) -> Iterator[Delivery[Item]]:
+        """Yield what a fresh interpreter reads: this process was forked, which the lake's handles do not survive."""
+        with Workers(self, num_workers, _FRESH_BUNDLE, "fork", only=worker, schedules=schedules) as fresh:
+            self._fresh = fresh
+            yield from fresh.deliveries(lambda: None)
+
     def reached_by(self, delivery: Delivery[Item]) -> int:
         """Return how many of the run's chunks the lane of a delivery has come to."""
         return delivery.turn[1] + self.run.config.lanes * self.chunk_reached(delivery.place)
 
     def counts(self) -> Counts:
         """Return what this process has read in its last iteration."""
+        if self._fresh is not None:
+            return sum(self._fresh.counts, Counts())
         return Counts() if self._reader is None else self._reader.counts()
 
     def _take_turns(self, numbers: Sequence[int], supply: Supply) -> Iterator[Delivery[Item]]:
@@ -215,7 +218,7 @@ class LaneDataset(IterableDataset[Item], Generic[Item]):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the reader behind: each process opens its own."""
-        return {**self.__dict__, "_reader": None}
+        return {**self.__dict__, "_reader": None, "_fresh": None}
 
     def note(self, delivery: Delivery[Item]) -> None:
         """Note that an item has been delivered: a state from now on stands after it."""

@@ -12,8 +12,9 @@ from mixlake.catalog import ConfigError
 from mixlake.catalog.errors import listed
 from mixlake.catalog.tokenizers import TokenizerSpec
 from mixlake.loaders.collate import Batch
+from mixlake.loaders.deliveries import Delivery
 from mixlake.loaders.ending import Ending, Ends
-from mixlake.loaders.lanes import Delivery, LaneDataset
+from mixlake.loaders.lanes import LaneDataset
 from mixlake.loaders.placement import Group
 from mixlake.loaders.reporting import Reporter
 from mixlake.loaders.samples import SampleDataset
@@ -21,7 +22,7 @@ from mixlake.loaders.scheduling import BackgroundScheduler
 from mixlake.loaders.sequences import PackedSequence
 from mixlake.loaders.stats import Counts, Meter, Stats
 from mixlake.loaders.tokens import TokenDataset
-from mixlake.loaders.workers import Workers
+from mixlake.loaders.workers import CONTEXTS, Workers
 from mixlake.mixing import Run
 
 Item = TypeVar("Item")
@@ -55,10 +56,9 @@ class Loader(Generic[Item]):
                 f"num_workers is {num_workers}, but rank {dataset.reading.placement.rank} has {len(dataset.lanes)} "
                 "lanes; every worker needs one"
             )
-        if num_workers and multiprocessing_context not in ("forkserver", "spawn"):
+        if multiprocessing_context not in CONTEXTS:
             raise ConfigError(
-                f"multiprocessing_context is {multiprocessing_context!r}; expected forkserver or spawn: "
-                "the lake's handles do not survive a fork"
+                f"multiprocessing_context is {multiprocessing_context!r}; expected one of {', '.join(CONTEXTS)}"
             )
         if log_every is not None and log_every < 1:
             raise ConfigError(f"log_every is {log_every}; expected a number of batches, 1 or more")
@@ -233,7 +233,7 @@ def make_loader(
         timeout: seconds to wait for a chunk that another process schedules.
         cache_bytes: bound of what is held of files in memory, per process, in bytes as they lie in the files.
         on_error: ``raise``, or ``skip`` to deliver other samples in the place of those that cannot be read.
-        multiprocessing_context: ``forkserver`` or ``spawn``.
+        multiprocessing_context: ``forkserver``, ``spawn``, or ``fork``, which starts fresh interpreters all the same.
         adapt: whether rank 0 adapts the run's weights, where it is declared to; else ``mixlake adapt`` does.
         log_every: batches after which a line about `stats` goes to the logger ``mixlake.loaders``, at level INFO.
         **samples: for samples, ``fields``, ``images``, ``transform`` and ``collate`` of `SampleDataset`.

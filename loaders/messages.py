@@ -71,6 +71,18 @@ def receive(connection: Connection) -> Any:
     return ForkingPickler.loads(parts[0], buffers=parts[1:])
 
 
+def to_bytes(value: Any) -> bytes:
+    """Return a value as bytes, for processes that are to load it themselves."""
+    content = io.BytesIO()
+    _Pickler(content, _PROTOCOL).dump(value)
+    return content.getvalue()
+
+
+def from_bytes(content: bytes) -> Any:
+    """Return what became bytes."""
+    return ForkingPickler.loads(content)
+
+
 def _write(descriptor: int, parts: list[memoryview]) -> None:
     while parts:
         written = os.writev(descriptor, parts[:_MAX_PARTS])

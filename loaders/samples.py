@@ -8,10 +8,11 @@ from typing import Any
 from mixlake.catalog.columns import WHOLE, as_text
 from mixlake.catalog.fields import parse_path
 from mixlake.loaders.collate import collate_samples
+from mixlake.loaders.deliveries import Place
 from mixlake.loaders.documents import LaneChunks, SampleQueue
 from mixlake.loaders.groups import SampleGroup
 from mixlake.loaders.images import Images
-from mixlake.loaders.lanes import LaneDataset, Place, Reading
+from mixlake.loaders.lanes import LaneDataset, Reading
 from mixlake.loaders.placement import Group
 from mixlake.loaders.replacing import Address
 from mixlake.mixing import Run

@@ -9,8 +9,9 @@ from mixlake.catalog import ConfigError
 from mixlake.catalog.tokenizers import Tokenizer, TokenizerSpec, load_tokenizer, settled
 from mixlake.loaders.best_fit import BestFitPacker
 from mixlake.loaders.collate import Batch, collate_tokens
+from mixlake.loaders.deliveries import Place
 from mixlake.loaders.documents import LaneChunks
-from mixlake.loaders.lanes import LaneDataset, Place, Reading
+from mixlake.loaders.lanes import LaneDataset, Reading
 from mixlake.loaders.packing import ConcatPacker, Packing
 from mixlake.loaders.placement import Group
 from mixlake.loaders.sequences import PackedSequence, make_padding

@@ -1,4 +1,4 @@
-"""Worker processes: each makes the items of its lanes, a few batches ahead, and sends them through a pipe of its own.
+"""Worker processes as the trainer has them: started, listened to, ended.
 
 With a pipe for each, a worker that dies is known at once, even in the middle of a message, and one whose lanes give
 less is not read ahead of the others.
@@ -6,82 +6,87 @@ less is not read ahead of the others.
 
 from __future__ import annotations
 
-import gc
 import heapq
-import os
-import queue
 import select
 import signal
-import threading
-import traceback
-from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
-from multiprocessing import get_context, parent_process
-from multiprocessing.connection import Connection, wait
+from collections.abc import Callable, Iterator
+from functools import partial
+from multiprocessing import Pipe, get_context
+from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
-from multiprocessing.process import BaseProcess
 from types import TracebackType
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Generic, Protocol, TypeVar
 
-import torch
-
-from mixlake.catalog import MixlakeError
-from mixlake.loaders.lanes import Delivery, LaneDataset, Place
-from mixlake.loaders.messages import pack, receive, send, unpack, widen
+from mixlake.catalog import ConfigError, MixlakeError
+from mixlake.loaders.deliveries import Delivery, Source
+from mixlake.loaders.fresh import FreshProcess, check_may_start
+from mixlake.loaders.messages import from_bytes, receive, to_bytes, unpack, widen
 from mixlake.loaders.stats import Counts
+from mixlake.loaders.working import Bundle, Share, work
 
 Item = TypeVar("Item")
-_BUNDLES_AHEAD = 2
+CONTEXTS = ("fork", "forkserver", "spawn")
 _PATIENCE_SECONDS = 0.1
 
 
-class _Bundle(NamedTuple):
-    """Some deliveries of one worker, sent together, by column."""
-
-    turns: Sequence[tuple[int, int]] = ()
-    items: Any = ()
-    """Packed."""
-    places: Sequence[Place] = ()
-    counts: Counts = Counts()
-    """What the worker has read so far."""
-    num_ready: int = 0
-    """How many more bundles were ready when this one was sent."""
-    is_last: bool = False
-    error: Exception | None = None
+class _Process(Protocol):
+    @property
+    def pid(self) -> int | None: ...
+    @property
+    def exitcode(self) -> int | None: ...
+    def start(self) -> None: ...
+    def terminate(self) -> None: ...
+    def join(self) -> None: ...
 
 
 class Workers(Generic[Item]):
     """The worker processes of one iteration; they are started on entering, and stopped on leaving."""
 
-    def __init__(self, dataset: LaneDataset[Item], num_workers: int, bundle_size: int, context: str) -> None:
+    def __init__(
+        self,
+        source: Source[Item],
+        num_workers: int,
+        bundle_size: int,
+        context: str,
+        *,
+        only: int | None = None,
+        schedules: bool | None = False,
+    ) -> None:
         """Prepare the processes.
 
         Args:
-            dataset: what they read, from where it stands.
-            num_workers: how many; worker w of n has every n-th lane.
+            source: what they read, from where it stands.
+            num_workers: how many share it out; worker w of n has every n-th lane.
             bundle_size: items that are sent together.
-            context: ``forkserver`` or ``spawn``.
+            context: ``forkserver``, ``spawn``, or ``fork``: the lake's handles do not survive a fork, so fresh
+                interpreters are started in the place of forked ones.
+            only: the one of them that is to be started; None is all.
+            schedules: whether they schedule the run; None is as the source has it.
+
+        Raises:
+            ConfigError: the source refers to something that cannot be pickled, such as a lambda.
         """
-        start = _context(context)
+        check_may_start()
+        payload = _pickled(source)
         self._connections: list[Connection] = []
         self._arrivals: list[select.poll] = []
-        self._processes: list[BaseProcess] = []
         self._ends: list[Connection] = []
-        self.counts = [Counts() for _ in range(num_workers)]
+        self._processes: list[_Process] = []
+        self._workers = list(range(num_workers)) if only is None else [only]
+        self._have_begun = [False] * len(self._workers)
+        self.counts = [Counts() for _ in self._workers]
         """What each worker has read, as of its last bundle."""
-        self.num_ready = [0] * num_workers
+        self.num_ready = [0] * len(self._workers)
         """How many bundles were ready at each worker, as of its last bundle."""
-        for worker in range(num_workers):
-            here, there = start.Pipe(duplex=False)
+        for worker in self._workers:
+            here, there = Pipe(duplex=False)
             widen(here)
-            arguments = (dataset, worker, num_workers, bundle_size, there)
+            share = Share(worker=worker, num_workers=num_workers, bundle_size=bundle_size, schedules=schedules)
             self._connections.append(here)
             self._arrivals.append(select.poll())  # made once: Connection.poll makes a selector every time
             self._arrivals[-1].register(here.fileno(), select.POLLIN)
             self._ends.append(there)
-            self._processes.append(
-                start.Process(target=_work, args=arguments, name=f"mixlake-worker-{worker}", daemon=True)  # type: ignore[attr-defined]
-            )
+            self._processes.append(_process(context, payload, share, there))
 
     def __enter__(self) -> Workers[Item]:
         for process, end in zip(self._processes, self._ends, strict=True):
@@ -107,38 +112,67 @@ class Workers(Generic[Item]):
         Raises:
             MixlakeError: a worker died, or what ended it.
         """
-        streams = (self._of_worker(worker, while_waiting) for worker in range(len(self._processes)))
+        streams = (self._of_worker(index, while_waiting) for index in range(len(self._processes)))
         return heapq.merge(*streams, key=lambda delivery: delivery.turn)
 
-    def _of_worker(self, worker: int, while_waiting: Callable[[], None]) -> Iterator[Delivery[Item]]:
+    def _of_worker(self, index: int, while_waiting: Callable[[], None]) -> Iterator[Delivery[Item]]:
         while True:
-            bundle = self._receive(worker, while_waiting)
-            self.counts[worker], self.num_ready[worker] = bundle.counts, bundle.num_ready
+            bundle = self._receive(index, while_waiting)
+            self._have_begun[index] = True
+            self.counts[index], self.num_ready[index] = bundle.counts, bundle.num_ready
             yield from map(Delivery, bundle.turns, unpack(bundle.items), bundle.places)
             if bundle.error is not None:
                 raise bundle.error
             if bundle.is_last:
                 return
 
-    def _receive(self, worker: int, while_waiting: Callable[[], None]) -> _Bundle:
-        connection = self._connections[worker]
-        while not self._arrivals[worker].poll(1000 * _PATIENCE_SECONDS):
+    def _receive(self, index: int, while_waiting: Callable[[], None]) -> Bundle:
+        connection = self._connections[index]
+        while not self._arrivals[index].poll(1000 * _PATIENCE_SECONDS):
             while_waiting()
         try:
-            bundle: _Bundle = receive(connection)
+            bundle: Bundle = receive(connection)
         except (EOFError, OSError) as error:
-            raise MixlakeError(self._how_it_ended(worker)) from error
+            raise MixlakeError(self._how_it_ended(index)) from error
         return bundle
 
-    def _how_it_ended(self, worker: int) -> str:
-        process = self._processes[worker]
+    def _how_it_ended(self, index: int) -> str:
+        process = self._processes[index]
         process.join()
         code = process.exitcode or 0
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with status {code}"
+        if code < 0:
+            why = "if it ran out of memory, give it less with cache_bytes"
+        elif self._have_begun[index]:
+            why = "what it wrote before is among the standard errors of this process"
+        else:
+            why = (
+                "it could not even begin, and wrote why to the standard error of this process; a script that starts "
+                "workers needs if __name__ == '__main__': around what it does"
+            )
         return (
-            f"worker {worker} of the loader (process {process.pid}) {how}; if it ran out of memory, give it less with "
-            "cache_bytes. Nothing is lost: a loader that takes up the last state_dict() goes on with the next batch"
+            f"worker {self._workers[index]} of the loader (process {process.pid}) {how}; {why}. "
+            "Nothing is lost: a loader that takes up the last state_dict() goes on with the next batch"
         )
+
+
+def _pickled(source: Source[Item]) -> bytes:
+    try:
+        return to_bytes(source)
+    except Exception as error:
+        raise ConfigError(
+            f"workers import what they call, such as a transform or a tokenizer, by its name, but: {error}; define it "
+            "at the top of a module, or load without workers"
+        ) from error
+
+
+def _process(context: str, payload: bytes, share: Share, end: Connection) -> _Process:
+    if context == "fork":
+        return FreshProcess(work, payload, (share,), end)
+    arguments = (partial(from_bytes, payload), share, end)
+    name = f"mixlake-worker-{share.worker}"
+    process: _Process = _context(context).Process(target=work, args=arguments, name=name, daemon=True)  # type: ignore[attr-defined]
+    return process
 
 
 def _context(name: str) -> BaseContext:
@@ -147,48 +181,3 @@ def _context(name: str) -> BaseContext:
     if name == "forkserver":
         context.set_forkserver_preload(["__main__", "mixlake.loaders"])
     return context
-
-
-def _work(dataset: LaneDataset[Any], worker: int, num_workers: int, size: int, connection: Connection) -> None:
-    """Make the deliveries of a worker, until they end or nobody wants them."""
-    torch.set_num_threads(1)
-    gc.freeze()  # what was imported is there to stay: collections need not look through it
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
-    ready: queue.Queue[_Bundle] = queue.Queue(_BUNDLES_AHEAD)
-    sender = threading.Thread(target=_send, args=(ready, connection), daemon=True)
-    sender.start()
-    dataset.is_sent = True
-    deliveries = dataset.deliveries(worker, num_workers, schedules=False)
-    try:
-        while bundle := list(islice(deliveries, size)):
-            ready.put(_bundle(bundle, dataset.counts()))
-    except Exception as error:  # noqa: BLE001  (it is raised in the trainer)
-        if not isinstance(error, MixlakeError):
-            error.add_note(f"in worker {worker} of the loader:\n{traceback.format_exc()}")
-        ready.put(_Bundle(is_last=True, error=error, counts=dataset.counts()))
-    else:
-        ready.put(_Bundle(is_last=True, counts=dataset.counts()))
-    sender.join()
-
-
-def _bundle(deliveries: list[Delivery[Any]], counts: Counts) -> _Bundle:
-    turns, items, places = map(list, zip(*deliveries, strict=True))
-    return _Bundle(turns=turns, items=pack(items), places=places, counts=counts)
-
-
-def _send(ready: queue.Queue[_Bundle], connection: Connection) -> None:
-    is_last = False
-    while not is_last:
-        bundle = ready.get()
-        is_last = bundle.is_last
-        try:
-            send(connection, bundle._replace(num_ready=ready.qsize()))
-        except OSError:
-            os._exit(0)  # the trainer has gone, or does not listen any more
-
-
-def _leave_with_parent() -> None:
-    parent = parent_process()
-    assert parent is not None
-    wait([parent.sentinel])
-    os._exit(0)

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
-from torch.utils.data import DataLoader
 
 from mixlake.catalog import Catalog, ConfigError, ScheduleError
 from mixlake.loaders import SampleDataset, TokenDataset, make_loader, merge_states
@@ -192,26 +191,6 @@ def test_a_state_of_two_ranks_is_taken_up_by_four_then_by_one(make_run: Any) -> 
             delivered += [rows[slot % world_size][slot // world_size] for slot in range(8)]
         state = json.loads(json.dumps(merge_states([loader.state_dict() for loader in loaders])))
     assert delivered == alone[: len(delivered)]
-
-
-def test_a_torch_dataloader_with_workers_delivers_everything_once(catalog: Catalog, make_run: Any) -> None:
-    run = make_run()
-    run.schedule(1000)
-    loader = DataLoader(
-        SampleDataset(run, timeout=20),
-        batch_size=None,
-        num_workers=2,
-        multiprocessing_context="forkserver",
-    )
-    assert Counter(tuple(s["sample"]) for s in loader) == Counter(originals(catalog).keys())
-
-
-def test_a_forked_worker_is_refused(make_run: Any) -> None:
-    run = make_run()
-    run.schedule(2)
-    loader = DataLoader(SampleDataset(run), batch_size=None, num_workers=1, multiprocessing_context="fork")
-    with pytest.raises(ConfigError, match="a forked process cannot use the lake's handles"):
-        next(iter(loader))
 
 
 def test_a_rank_that_does_not_schedule_gives_up_after_a_while(make_run: Any) -> None:
