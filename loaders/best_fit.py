@@ -68,20 +68,32 @@ class BestFitPacker:
 
     def next(self) -> PackedSequence | None:
         """Return the next sequence, or None where the lane ends."""
-        length, version = self._packing.length, 0
-        runs: list[Run] = []
-        space = length
-        while space:
-            run = self._next_run(space, is_first=not runs)
-            if run is None:
-                break
-            version = version or self._shares.weights_version
-            runs.append(run)
-            space -= run.stop - run.start
-        if not runs:
+        shares, buffers = self._shares, self._buffers
+        available = shares.available()
+        if not available:
             return None
+        version, space = shares.weights_version, self._packing.length
+        turns = [min(space, buffer.oldest_length()) for buffer in buffers]
+        chosen = shares.most_urgent(available, turns) if len(buffers) > 1 else 0
+        run: Run | None = buffers[chosen].take_oldest(space)
+        runs: list[Run] = []
+        while run is not None:
+            num = run.stop - run.start
+            runs.append(run)
+            space -= num
+            shares.charge(chosen, num)
+            if not space:
+                break
+            is_settled = len(available) == len(buffers) and not shares.has_idle
+            if not buffers[chosen].has_tokens(shares.num_open) or not is_settled:
+                available = shares.available()
+            chosen, run = self._fitting(available, space)
         return make_sequence(
-            runs, length=length, pad_id=self._pad_id, overlap=self._packing.overlap, weights_version=version
+            runs,
+            length=self._packing.length,
+            pad_id=self._pad_id,
+            overlap=self._packing.overlap,
+            weights_version=version,
         )
 
     def state(self) -> dict[str, Any]:
@@ -92,26 +104,16 @@ class BestFitPacker:
             **self._shares.state(),
         }
 
-    def _next_run(self, space: int, *, is_first: bool) -> Run | None:
+    def _fitting(self, available: list[int], space: int) -> tuple[int, Run | None]:
+        """Return the component that is furthest behind and has a document that fits, and the document."""
         shares, buffers = self._shares, self._buffers
-        available = shares.available()
-        if not available:
-            return None
-        if is_first:
-            chosen = available[0]
-            if len(buffers) > 1:
-                chosen = shares.most_urgent(available, [min(space, buffer.oldest_length()) for buffer in buffers])
-            run = buffers[chosen].take_oldest(space)
-            shares.charge(chosen, run.stop - run.start)
-            return run
         if len(buffers) == 1:
-            return buffers[0].take_longest(space)
+            return 0, buffers[0].take_longest(space)
         for index in sorted(available, key=shares.credits.__getitem__, reverse=True):
-            fitting = buffers[index].take_longest(min(space, shares.room(index)))
-            if fitting is not None:
-                shares.charge(index, fitting.stop - fitting.start)
-                return fitting
-        return None
+            run = buffers[index].take_longest(min(space, shares.room(index)))
+            if run is not None:
+                return index, run
+        return 0, None
 
 
 _MAX_NUMBER = (1 << 48) - 1
@@ -148,11 +150,11 @@ class _Buffer:
 
     def has_tokens(self, num_open: int) -> bool:
         """Fill the buffer from the lane's first ``num_open`` chunks, and say whether anything waits."""
-        queue = self._queue
-        while len(self._runs) < self._max_waiting and queue.has_tokens(num_open):
+        runs, queue = self._runs, self._queue
+        while len(runs) < self._max_waiting and queue.has_tokens(num_open):
             place = queue.position()
             self._add(queue.take_document(), place)
-        return bool(self._runs)
+        return bool(runs)
 
     def oldest_length(self) -> int:
         """Return the tokens of the document that has waited longest; 0 where none waits."""

@@ -65,7 +65,8 @@ class Shares:
         credits: list[int] = list(state["credits"]) if state else []
         self.credits = credits + [0] * (len(queues) - len(credits))
         """Per component, its share of all tokens given out so far minus what it got, in tokens times SCALE."""
-        self._num_open: int = state["num_open"] if state else chunks.first
+        self.num_open: int = state["num_open"] if state else chunks.first
+        """How many of the lane's chunks are open."""
         self._gone: list[int] = list(state["gone"]) if state else []
         self._seen = (-1, -1)
         self._leaving: list[int] = []
@@ -79,18 +80,18 @@ class Shares:
     def available(self) -> list[int]:
         """Return the components that have tokens; empty where the lane ends. Opens more chunks where one has to."""
         while True:
-            available, oldest = [], self._num_open
+            available, oldest = [], self.num_open
             for index, queue in enumerate(self._queues):
-                if queue.has_tokens(self._num_open):
+                if queue.has_tokens(self.num_open):
                     available.append(index)
                     oldest = min(oldest, queue.chunk_index)
             has_left = any(index not in available for index in self._leaving)
-            if (oldest, self._num_open) != self._seen or has_left or not self.shares:
+            if (oldest, self.num_open) != self._seen or has_left or not self.shares:
                 self._settle(oldest, available)
             if self.has_idle:
                 self.credits = list(carried(self.credits, self.shares))
             is_starving = len(available) < len(self._queues) and self._is_starving(available)
-            if not is_starving or self._num_open - oldest >= MAX_OPEN_CHUNKS:
+            if not is_starving or self.num_open - oldest >= MAX_OPEN_CHUNKS:
                 return available
             if not self._open_another() and not self._let_go(available):
                 return available
@@ -124,7 +125,7 @@ class Shares:
 
     def state(self) -> dict[str, Any]:
         """Return every component's credit, how many chunks are open, and which components will give nothing more."""
-        return {"credits": list(self.credits), "num_open": self._num_open, "gone": list(self._gone)}
+        return {"credits": list(self.credits), "num_open": self.num_open, "gone": list(self._gone)}
 
     def _settle(self, oldest: int, available: Sequence[int]) -> None:
         """Take the weights that are in force, and forget the chunks before the oldest that has tokens left."""
@@ -132,7 +133,7 @@ class Shares:
             if oldest != self._seen[0]:
                 self._chunks.close_before(oldest)
             self.weights_version = self._version(oldest, available)
-        self._seen = (oldest, self._num_open)
+        self._seen = (oldest, self.num_open)
         self.shares = self._shares_of(self.weights_version)
         for component in self._gone:
             if any(share for index, share in enumerate(self.shares) if index != component):
@@ -146,7 +147,7 @@ class Shares:
         """
         self._leaving = []
         version = 0
-        for index in range(self._num_open - 1, oldest - 1, -1):
+        for index in range(self.num_open - 1, oldest - 1, -1):
             opened = self._chunks.get(index)
             assert opened is not None
             if opened.chunk.weights_version == version:
@@ -181,7 +182,7 @@ class Shares:
         )
 
     def _open_another(self) -> bool:
-        if self._chunks.get(self._num_open) is None:
+        if self._chunks.get(self.num_open) is None:
             return False
-        self._num_open += 1
+        self.num_open += 1
         return True
