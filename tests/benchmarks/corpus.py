@@ -6,6 +6,7 @@ are those of the Python installation alone.
 
 import gzip
 import os
+import random
 import subprocess
 import sysconfig
 from collections.abc import Iterator
@@ -30,12 +31,14 @@ def write_documents(path: Path, *, max_bytes: int) -> int:
     not enough of them.
     """
     folders = {"debian": _debian(path.parent), "python": Path(sysconfig.get_path("purelib"))}
+    files = [(source, found) for source, folder in folders.items() for found in _files(folder)]
+    random.Random(0).shuffle(files)  # so that the first megabytes are in many languages too
     num = 0
     with path.open("wb") as target:
         while target.tell() < max_bytes:
             begun_at = target.tell()
-            for source, folder in folders.items():
-                for language, text in _texts(folder):
+            for source, file in files:
+                for language, text in _texts(file):
                     record = {"id": num, "text": text, "meta": {"language": language, "source": source}}
                     target.write(orjson.dumps(record) + b"\n")
                     num += 1
@@ -58,17 +61,17 @@ def _debian(folder: Path) -> Path:
     return unpacked
 
 
-def _texts(folder: Path) -> Iterator[tuple[str, str]]:
-    for root, _, names in os.walk(folder):
-        for name in sorted(names):
-            path = Path(root, name)
-            if path.is_symlink() or not name.removesuffix(".gz").endswith(_TEXT):
-                continue
-            content = gzip.decompress(path.read_bytes()) if name.endswith(".gz") else path.read_bytes()
-            try:
-                text = content.decode()
-            except UnicodeDecodeError:
-                continue
-            language = path.parts[path.parts.index("man") + 1] if "man" in path.parts else path.suffix.strip(".")
-            for start in range(0, len(text), 6000):
-                yield language, text[start : start + 6000]
+def _files(folder: Path) -> list[Path]:
+    paths = [Path(root, name) for root, _, names in os.walk(folder) for name in names]
+    return sorted(path for path in paths if path.name.removesuffix(".gz").endswith(_TEXT) and not path.is_symlink())
+
+
+def _texts(path: Path) -> Iterator[tuple[str, str]]:
+    content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    try:
+        text = content.decode()
+    except UnicodeDecodeError:
+        return
+    language = path.parts[path.parts.index("man") + 1] if "man" in path.parts else path.suffix.strip(".")
+    for start in range(0, len(text), 6000):
+        yield language, text[start : start + 6000]

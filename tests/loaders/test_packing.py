@@ -5,6 +5,7 @@ from collections import defaultdict
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixlake.catalog import Catalog
-from mixlake.loaders import PackedSequence, TokenDataset, make_loader
+from mixlake.loaders import PackedSequence, SampleDataset, TokenDataset, make_loader
 from mixlake.loaders.documents import NO_LABEL
 from mixlake.mixing import Mixture, Run
 
@@ -44,6 +45,37 @@ def test_every_token_of_every_document_is_delivered_once_and_in_order(
         assert len(ids) == row["num_bytes"] + 1
         assert ids[-1] == 256
         assert labels == [*ids[1:], NO_LABEL]
+
+
+@given(
+    lengths=st.lists(st.sampled_from([0, 1, 2, 10, 31, 32, 33, 500]), min_size=1, max_size=5),
+    length=st.sampled_from([2, 32, 100]),
+    overlap=st.integers(0, 1),
+    packing=st.sampled_from(["concat", "best_fit"]),
+    unit=st.sampled_from(["samples", "bytes"]),
+)
+@settings(max_examples=8, deadline=None)
+def test_no_token_is_lost_or_repeated_whatever_the_lengths_of_documents(
+    make_run: Any, lengths: list[int], length: int, overlap: int, packing: str, unit: str
+) -> None:
+    def tokenizer(text: str) -> list[int]:
+        number = crc32(text.encode())
+        return [(number + index) % 50_000 for index in range(lengths[number % len(lengths)])]
+
+    run = make_run(unit=unit, filter="kind <> 'row'", lanes=3)
+    options: dict[str, Any] = {"tokenizer": tokenizer, "sequence_length": length, "packing": packing}
+    sequences = list(TokenDataset(run, overlap=overlap, **options))
+    found = pieces(sequences)
+    expected = {sample["sample"]: tokenizer(sample["text"]) for sample in SampleDataset(run)}
+    assert found.keys() == {address for address, ids in expected.items() if ids}
+    for address, parts in found.items():
+        ids = expected[address]
+        assert [token for part, _ in parts for token in part] == ids
+        labels = [label for _, part in parts for label in part]
+        differing = [label for label, wanted in zip(labels, [*ids[1:], NO_LABEL], strict=True) if label != wanted]
+        assert differing == [NO_LABEL] * len(differing)
+        assert len(differing) <= (1 - overlap) * (len(parts) - 1)
+    assert all(len(sequence.input_ids) == length for sequence in sequences)
 
 
 @pytest.mark.parametrize("unit", ["samples", "bytes"])
