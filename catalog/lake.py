@@ -136,8 +136,15 @@ class Lake:
 
         A commit is a file of the next version. Old ones are deleted, but only after a checkpoint has been written.
         """
-        following = os.path.join(self.path(name), "_delta_log", f"{known.table.version() + 1:020}.json")
-        return checkpoint != known.checkpoint or os.path.exists(following)
+        return checkpoint != known.checkpoint or os.path.exists(self._following(name, known.table))
+
+    def _is_left_behind(self, name: str, handle: DeltaTable) -> bool:
+        """Say whether log entries after a handle's version were cleaned up: the process stood still for seconds."""
+        return not os.path.exists(self._following(name, handle)) and self._open(name).version() > handle.version()
+
+    def _following(self, name: str, handle: DeltaTable) -> str:
+        """Return where the log entry of the next commit is, or was."""
+        return os.path.join(self.path(name), "_delta_log", f"{handle.version() + 1:020}.json")
 
     def _checkpoint(self, name: str) -> int | None:
         try:
@@ -287,6 +294,10 @@ class Lake:
                 try:
                     attempt(handle)
                 except CommitFailedError as error:
+                    conflict: Exception = error
+                except (DeltaError, FileNotFoundError) as error:
+                    if not self._is_left_behind(name, handle):
+                        raise
                     conflict = error
                 else:
                     return handle.version()

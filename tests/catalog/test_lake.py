@@ -168,3 +168,27 @@ def test_commits_are_seen_after_their_log_entries_were_cleaned_up(lake: Lake) ->
     assert steps(other) == [0, 1, 2, 3, 4]
     lake.append(schema.FEEDBACK, feedback("r", 5), action="report")
     assert other.table(schema.FEEDBACK).version() == 6
+
+
+def test_a_process_that_stood_still_while_log_entries_were_cleaned_up_commits_all_the_same(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow, table = Lake(lake.uri), Lake.table
+    handles: list[DeltaTable] = []
+
+    def stand_still(self: Lake, name: str) -> DeltaTable:
+        handle = table(self, name)
+        if self is slow and not handles:
+            for step in range(5):
+                lake.append(schema.FEEDBACK, feedback("r", step), action="report")
+            DeltaTable(lake.path(schema.FEEDBACK)).create_checkpoint()
+            for entry in Path(lake.path(schema.FEEDBACK), "_delta_log").glob("*.json"):
+                if int(entry.stem) < 5:
+                    entry.unlink()
+        handles.append(handle)
+        return handle
+
+    monkeypatch.setattr(Lake, "table", stand_still)
+    assert slow.append(schema.FEEDBACK, feedback("s", 7), action="report") == 6
+    assert len(handles) > 1
+    assert steps(lake) == [0, 1, 2, 3, 4, 7]
