@@ -87,8 +87,9 @@ class Reporter:
     def report(self, step: int, loss_sum: Any, num_tokens: Any, *, weights_version: int | None, chunk: int) -> None:
         """Take a step's losses; see `mixlake.loaders.Loader.report`."""
         self.start()
+        self._check_goes_on(_step(step), chunk)
         report = _Report(
-            step=_step(step),
+            step=step,
             loss_sum=self._per_component(loss_sum, "loss_sum"),
             num_tokens=self._per_component(num_tokens, "num_tokens"),
             weights_version=weights_version,
@@ -207,6 +208,15 @@ class Reporter:
             self._is_ready = True
             self._is_wanted = self._is_wanted and self._done < self._reported
             self._condition.notify_all()
+
+    def _check_goes_on(self, step: int, chunk: int) -> None:
+        """Refuse a step that the run has of the one that it goes on from, unless the trainer repeats just that."""
+        config = self._run.config
+        if step <= config.resolution.inherited_step and chunk > config.at_chunk:
+            raise ConfigError(
+                f"step is {step}, but run {config.name!r} goes on from step {config.resolution.inherited_step} of "
+                f"{config.parent!r}; number steps on from there"
+            )
 
     def _per_component(self, values: Any, name: str) -> torch.Tensor:
         tensor = torch.as_tensor(values).detach().clone()  # the trainer may go on adding to its own

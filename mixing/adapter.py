@@ -57,11 +57,15 @@ class Adapter:
         return len(steps)
 
     def take(self, steps: Sequence[StepLosses]) -> None:
-        """Take in the stored steps that follow the last one."""
-        for losses in steps:
-            decision = self._adaptation.step(losses)
-            if decision is not None:
-                self._run.decisions.append(decision)
+        """Take in the stored steps that follow the last one.
+
+        What a run that goes on from another would have decided for chunks in front of its own is history: only the
+        newest of it is stored, for it may be what the run begins with.
+        """
+        made = [decision for losses in steps if (decision := self._adaptation.step(losses)) is not None]
+        history = [decision for decision in made if decision.chunk < self._run.config.at_chunk]
+        for decision in made[max(len(history) - 1, 0) :]:
+            self._run.decisions.append(decision)
         if self.last_step - self._stored_step >= _STEPS_PER_STATE:
             self._store_state()
 

@@ -39,24 +39,50 @@ class StepLosses:
 class FeedbackLog:
     """The reported steps of one run in the `feedback` table: a row for each component that a step had tokens of."""
 
-    def __init__(self, lake: Lake, run: str, components: Sequence[str]) -> None:
+    def __init__(
+        self,
+        lake: Lake,
+        run: str,
+        components: Sequence[str],
+        parent: FeedbackLog | None = None,
+        inherited_step: int = -1,
+    ) -> None:
+        """Look at a run's feedback.
+
+        Args:
+            lake: the lake.
+            run: the run.
+            components: its components.
+            parent: the feedback of the run that it goes on from, whose components are the same.
+            inherited_step: the last step of that which is its own too; -1 for none.
+        """
         self._run = run
         self._components = list(components)
+        self._parent = parent
+        self._inherited_step = inherited_step
         self._files = RunFiles(lake, schema.FEEDBACK, run, "step")
 
     def last_step(self) -> int:
         """Return the last step that is stored; -1 for none."""
-        return self._files.last_step(_APPLICATION)
+        return max(self._inherited_step, self._files.last_step(_APPLICATION))
+
+    def last_step_before(self, chunk: int) -> int:
+        """Return the last step that is stored in which no chunk from ``chunk`` on had a part; -1 for none."""
+        return max((losses.step for losses in self.read() if losses.chunk <= chunk), default=-1)
 
     def append(self, steps: Sequence[StepLosses]) -> list[StepLosses]:
         """Store steps in one commit, in their order; return those that were not stored before."""
-        return self._files.append_once(steps, self._to_arrow, application=_APPLICATION, action="report")
+        own = [losses for losses in steps if losses.step > self._inherited_step]
+        return self._files.append_once(own, self._to_arrow, application=_APPLICATION, action="report")
 
     def read(self, after: int = -1) -> list[StepLosses]:
         """Return the stored steps after a step, in order."""
+        inherited: list[StepLosses] = []
+        if self._parent is not None and after < self._inherited_step:
+            inherited = [losses for losses in self._parent.read(after) if losses.step <= self._inherited_step]
         rows = self._files.read(after + 1)
         if not len(rows):
-            return []
+            return inherited
         steps, first, place = np.unique(rows["step"].to_numpy(), return_index=True, return_inverse=True)
         component = pc.index_in(rows["component"], pa.array(self._components)).to_numpy()
         loss_sum = np.zeros((len(steps), len(self._components)))
@@ -65,7 +91,7 @@ class FeedbackLog:
         num_tokens[place, component] = rows["num_tokens"].to_numpy()
         versions = rows["weights_version"].to_numpy()[first].tolist()
         chunks = rows["chunk"].fill_null(0).to_numpy()[first].tolist()
-        return [
+        return inherited + [
             StepLosses(step=step, loss_sum=losses, num_tokens=tokens, weights_version=version, chunk=chunk)
             for step, losses, tokens, version, chunk in zip(
                 steps.tolist(), loss_sum, num_tokens, versions, chunks, strict=True

@@ -70,6 +70,8 @@ class Resolution:
     None for a function) and ``components`` (by name: num_documents, num_bytes, num_tokens)."""
     units_per_pass: Mapping[str, float] | None = None
     """By component, the units of one pass over all that its stages draw from; of runs that adapt their weights."""
+    inherited_step: int = -1
+    """The last training step of the run that this one goes on from whose losses its policy knows; -1 for none."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the resolution as JSON can hold it."""
@@ -83,6 +85,7 @@ class Resolution:
             "known": list(self.known),
             "measurement": self.measurement,
             **({} if self.units_per_pass is None else {"units_per_pass": dict(self.units_per_pass)}),
+            **({} if self.inherited_step < 0 else {"inherited_step": self.inherited_step}),
         }
 
     @classmethod
@@ -97,6 +100,7 @@ class Resolution:
             known=tuple(state.get("known", ())),  # runs of earlier versions have none
             measurement=state.get("measurement"),
             units_per_pass=state.get("units_per_pass"),
+            inherited_step=state.get("inherited_step", -1),
         )
 
 
@@ -142,6 +146,13 @@ class Program:
             for leaf in segment.leaves:
                 found.update(dict.fromkeys((*leaf.requires, *leaf.excludes, *leaf.bands)))
         return tuple(found)
+
+    def draws_alike(self, other: Program) -> bool:
+        """Say whether the components are those of another program and draw from the same samples, in any shares."""
+        return (self.components, self.filter, self._drawn()) == (other.components, other.filter, other._drawn())
+
+    def _drawn(self) -> list[list[tuple[str, tuple[str, ...], tuple[str, ...]]]]:
+        return [[(leaf.name, leaf.requires, leaf.excludes) for leaf in leaves] for leaves in self.stage_leaves]
 
     @property
     def unit_property(self) -> str | None:

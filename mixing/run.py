@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -45,8 +46,9 @@ class Run(Shown):
         """The run that this one goes on from."""
         parent = None if self.parent is None else self.parent._schedule
         self._schedule: Schedule = Schedule(self.catalog, config, plan, parent)
-        self.feedback = FeedbackLog(self.catalog.lake, config.name, self.program.components)
-        """What training reports."""
+        inherited = (None if self.parent is None else self.parent.feedback, config.resolution.inherited_step)
+        self.feedback: FeedbackLog = FeedbackLog(self.catalog.lake, config.name, self.program.components, *inherited)
+        """What training reports; of the run that this one goes on from, what its policy knows."""
         self.before_scheduling: Callable[[], None] = lambda: None
         """Called before chunks are drawn: who adapts the run waits here until what is due is decided."""
         self.process_id = os.getpid()
@@ -242,7 +244,11 @@ class Run(Shown):
         Its chunks before that are this run's. Nothing that they drew is drawn again in the same pass: it is found in
         the fork's catalog version by dataset, file and row, whatever the mixture and the version. Components of the
         same name are owed what they were, and time goes on: stages and length count from the beginning of this run.
-        Weights that were set by hand hold on, unless another mixture or curriculum is given.
+        Weights that were set by hand hold on, unless another mixture or curriculum is given; so do those of a policy,
+        unless another one is given.
+
+        Where it adapts its weights, and the components draw the same samples, its policy knows what training reported
+        to this run in front of the chunk: laws and averages go on. Of other components it begins anew.
 
         Args:
             name: the fork's name.
@@ -253,7 +259,7 @@ class Run(Shown):
             length: of the whole run, this one's part included.
             step: what one training step takes on all ranks.
             tokens_per_byte: estimates tokens from ``num_bytes``.
-            adapt: how the weights follow what training reports; the policy begins anew.
+            adapt: how the weights follow what training reports; ``{}`` is not at all.
             tokenizer: measures that anew, as it does of another mixture where it did for this run.
             catalog: another version of the same lake.
             composed: the config that all this was composed from.
@@ -277,6 +283,9 @@ class Run(Shown):
             "composed": composed,
         }
         config = fork_config(self.config, self.components, pinned, name, at_chunk, changes)
+        if config.adapt is not None and config.program().draws_alike(self.program):
+            last = self.feedback.last_step_before(at_chunk)
+            config = replace(config, resolution=replace(config.resolution, inherited_step=last))
         consumed = self._schedule.consumed(at_chunk, pinned)
         plan = plan_cells(pinned, config.program(), consumed)
         return Run._write(pinned, config, plan, parent=self)

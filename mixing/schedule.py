@@ -270,9 +270,13 @@ class Schedule:
             return Cursor.start(self.program, self.plan, self.config.lanes)
         standing = None if self._standing is None else self._standing.shares
         start = Cursor.start(self.program, self.plan, self.config.lanes, self._before, standing)
-        if self._is_same_declaration:
-            start = replace(start, pending=self._before.pending, num_changes=self._before.num_changes)
-        return start
+        before = self._before
+        if not self._is_same_declaration:
+            return start
+        start = replace(start, pending=before.pending, num_changes=before.num_changes)
+        if self._goes_on_adapting:
+            return replace(start, adapted=before.adapted, adapted_step=before.adapted_step)
+        return replace(start, pending=tuple(change for change in before.pending if not change.is_adapted))
 
     @cached_property
     def _before(self) -> Cursor:
@@ -291,12 +295,19 @@ class Schedule:
             == (other.config.mixture, other.config.curriculum, other.program.components)
         )
 
+    @property
+    def _goes_on_adapting(self) -> bool:
+        """Whether its policy is that of the run that it goes on from."""
+        return self._parent is not None and self.config.adapt == self._parent.config.adapt
+
     @cached_property
     def _standing(self) -> Reweighting | None:
         """The weights that were set for the run that it goes on from, if they hold on."""
         if self._parent is None or not self._is_same_declaration:
             return None
-        return self._parent.weights.standing(self._before.weights_version)
+        standing = self._parent.weights.standing(self._before.weights_version)
+        is_of_policy = standing is not None and standing.cause == "adapt"
+        return None if is_of_policy and not self._goes_on_adapting else standing
 
     def cursor_at(self, chunk: int) -> Cursor:
         """Return the cursor in front of a chunk: from the snapshot before it, by drawing again what comes between."""

@@ -120,6 +120,21 @@ def test_a_step_is_taken_once_and_a_state_comes_after_what_it_knows(start: Calla
     assert [losses.step for losses in run.feedback.read()] == list(range(30))
 
 
+def test_a_fork_numbers_steps_on_from_those_that_its_policy_knows(start: Callable[..., Run]) -> None:
+    run = start()
+    loader = make_loader(run, batch_size=4, sequence_length=64)
+    train(loader, 0, 13)
+    fork = run.fork(f"{run.name}-on", at_chunk=run.chunks.last()[0] + 1)
+    on = make_loader(fork, batch_size=4, sequence_length=64)
+    batch = next(iter(on))
+    with pytest.raises(ConfigError, match=f"step is 0, but run '{fork.name}' goes on from step 12 of '{run.name}'"):
+        on.report(0, *sums(batch))
+    on.load_state_dict(loader.state_dict())
+    train(on, 13, 21)
+    assert [losses.step for losses in fork.feedback.read()] == list(range(21))
+    assert [losses.step for losses in run.feedback.read()] == list(range(13))
+
+
 def test_samples_are_reported_with_the_weights_of_their_chunks(start: Callable[..., Run]) -> None:
     run = start()
     loader = make_loader(run, batch_size=8, tokenizer=None)

@@ -226,6 +226,45 @@ def test_a_policy_knows_how_much_a_pass_over_each_component_is(
     assert setting(plain.program).tokens_per_pass is None
 
 
+def test_a_fork_goes_on_adapting_as_the_run_would_have(catalog: Catalog, new_name: NewName) -> None:
+    whole, parent = declare(catalog, new_name()), declare(catalog, new_name())
+    train(whole, range(45))
+    train(parent, range(24))
+    fork = parent.fork(new_name(), at_chunk=20)
+    train(parent, range(24, 30))  # what it learns from now on is its own
+    assert [steps.step for steps in fork.feedback.read()] == list(range(21))
+    train(fork, range(21, 45))
+    assert [steps.step for steps in Run.load(catalog, fork.name).feedback.read()] == list(range(45))
+    parts = [{row["chunk"]: row["weights"] for row in versions(run, "adapt")} for run in (whole, parent, fork)]
+    assert len(parts[0]) > 6
+    assert {chunk: w for chunk, w in parts[0].items() if chunk >= 20} == {c: w for c, w in parts[2].items() if c > 20}
+    turns = [[chunk.component_order.tolist() for chunk in run.chunks.read(0, 45)] for run in (whole, fork)]
+    assert turns[0] == turns[1]  # which samples a fork draws in them is another matter
+
+
+def test_a_fork_with_another_policy_knows_the_losses_and_one_with_other_components_does_not(
+    catalog: Catalog, new_name: NewName
+) -> None:
+    parent = declare(catalog, new_name())
+    train(parent, range(24))
+    average = {"policy": {"_target_": "mixlake.mixing.policy_average.AverageLoss"}, "interval": 5, "delay": 3}
+    other = parent.fork(new_name(), at_chunk=20, adapt=average)
+    Adapter(other).catch_up()
+    other.schedule(10)
+    made = versions(other, "adapt")
+    assert [row["chunk"] for row in made] == [20, 22]  # of what it would have decided for earlier chunks, the last
+    expected = replay(other.config.adapt, other.program, other.delay, other.feedback.read())[-2:]  # type: ignore[arg-type]
+    for row, decision in zip(made, expected, strict=True):
+        assert [w["weight"] for w in row["weights"]] == pytest.approx(list(decision.weights.values()))
+    assert versions(other, "declared")[0]["weights"] == versions(parent, "declared")[0]["weights"]
+    plain = parent.fork(new_name(), at_chunk=20, adapt={})
+    plain.schedule(10)
+    assert versions(plain, "adapt") == []
+    mixture = {"components": {"german": {"where": "language = 'de'", "weight": 1}, "rest": {"weight": 1}}}
+    anew = parent.fork(new_name(), at_chunk=20, mixture=Mixture.from_dict(mixture))
+    assert anew.feedback.read() == []
+
+
 FOLLOW = """
 import sys
 from mixlake.catalog import Catalog
