@@ -107,7 +107,8 @@ def _with_other_run(name: str, arguments: Sequence[str], folder: Path) -> list[s
     """
     source, others = _other_run(name, arguments)
     values = {key: value for key, _, value in (other.partition("=") for other in others)}
-    others = ["adapt=none" if other == "adapt=null" else other for other in others]
+    if name != "fork":  # whose null is what the run does
+        others = ["adapt=none" if other == "adapt=null" else other for other in others]
     given = [other for other in others if other not in {f"{group}=null" for group in _GROUPS}]
     if source is None:
         return given

@@ -271,17 +271,9 @@ class Run(Shown):
             LakeError: there is a run of that name.
         """
         pinned = self._checked_fork(name, at_chunk, catalog or self.catalog)
-        changes = {
-            "mixture": mixture,
-            "curriculum": curriculum,
-            "seed": seed,
-            "length": length,
-            "step": step,
-            "tokens_per_byte": tokens_per_byte,
-            "adapt": adapt,
-            "tokenizer": tokenizer,
-            "composed": composed,
-        }
+        changes: dict[str, Any] = {"mixture": mixture, "curriculum": curriculum, "seed": seed, "length": length}
+        changes |= {"step": step, "tokens_per_byte": tokens_per_byte, "adapt": adapt, "tokenizer": tokenizer}
+        changes["composed"] = composed
         config = fork_config(self.config, self.components, pinned, name, at_chunk, changes)
         if config.adapt is not None and config.program().draws_alike(self.program):
             last = self.feedback.last_step_before(at_chunk)
