@@ -28,7 +28,8 @@ _LATEST = 1 << 62
 """Virtual times end here, at 2^54 units."""
 _NEVER = 1 << 62
 _DIGIT_BITS = 14
-_MOST_FLOWS_APART = 32
+_LEAST_PER_FLOW = 2048
+"""Samples per component from which on each component's times are found apart."""
 _ONE = np.ones(1, np.int64)
 
 
@@ -194,7 +195,7 @@ def _virtual_times(units: IntArray, count_C: IntArray, shares: Sequence[int], cr
     rest = [(-credit << _TIME_BITS) % share for share, credit in zip(shares, credits, strict=True)]
     room = [max(0, _LATEST - b) // (step // share + 1) for b, share in zip(base, shares, strict=True)]
     flows = list(zip(base, rest, room, shares, strict=True))
-    if len(shares) > _MOST_FLOWS_APART:
+    if len(units) < _LEAST_PER_FLOW * len(shares):
         return _times(units, *np.repeat(np.array(flows, np.int64), count_C, axis=0).T)
     ends = np.cumsum(count_C).tolist()
     starts = [0, *ends[:-1]]
