@@ -40,7 +40,7 @@ _FLAGS_WITH_VALUE = (
     "--package",
     "-p",
 )
-_OPEN_DICTS = ("properties.", "options.", "weights.", "tokens_per_byte.", "length.", "step.")
+_OPEN_DICTS = ("properties.", "options.", "set.", "tokens_per_byte.", "length.", "step.")
 _OPEN_KEYS = re.compile(
     r"mixture\.(\w+=|(shuffle|order_by|unimax)\.|(components\.[^.=]+\.)+(on_exhausted|max_passes|order_by)\b)"
 )
