@@ -1,6 +1,6 @@
 PYTHON ?= python3
 ARGS ?=
-BENCHMARKS ?= registering querying start schedule commits reading loading tokens
+BENCHMARKS ?= registering querying start schedule commits reading loading tokens ranks resume
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help

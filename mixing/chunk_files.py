@@ -123,11 +123,13 @@ class _ChunkFile:
     def rows(self, numbers: Sequence[int]) -> list[pa.RecordBatch]:
         wanted = np.asarray(numbers, np.int64)[:, None]
         groups = np.flatnonzero(((self._first <= wanted) & (wanted <= self._last)).any(axis=0)).tolist()
-        found: dict[int, pa.Table] = {}
+        found: dict[int, pa.RecordBatch] = {}
+        missing = set(numbers)
         for group in groups:  # one by one: of several, Arrow cannot read nested dictionaries
             table = self._file.read_row_group(group, columns=self._present, use_threads=False)
             for field in self._younger:
                 table = table.append_column(field, pa.nulls(len(table), field.type))
-            for index, number in enumerate(table["chunk"].to_pylist()):
-                found[number] = table.slice(index, 1)
-        return [found[number].to_batches()[0] for number in numbers if number in found]
+            for batch in table.to_batches():
+                here = batch["chunk"].to_pylist()
+                found.update((number, batch.slice(index, 1)) for index, number in enumerate(here) if number in missing)
+        return [found[number] for number in numbers if number in found]

@@ -6,10 +6,11 @@ log, picks its lanes' chunks, puts their samples in order and groups them for re
 python -m tests.benchmarks.ranks [ranks …]     default: 1 4 16 64 256 (two minutes)
 """
 
+import gc
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from rich.table import Table
 from mixlake.catalog import Catalog
 from mixlake.catalog.records import IntArray
 from mixlake.loaders.documents import LaneChunks
+from mixlake.loaders.feed import Supply
 from mixlake.loaders.lanes import LaneDataset, Reading
 from mixlake.mixing import Run
 from tests.benchmarks.generated import SAMPLES_PER_FILE, five_components, make_lake
@@ -37,12 +39,20 @@ class Addresses(LaneDataset[IntArray]):
 
     def __init__(self, run: Run, rank: int, world_size: int) -> None:
         placement: dict[str, Any] = {"rank": rank, "world_size": world_size, "group": None, "schedules": False}
+        self.opening = 0.0
+        """Seconds to open what files are read with."""
         super().__init__(
             run, "addresses", Reading.of(run, **placement, lookahead=None, timeout=60, cache_bytes=256 << 20)
         )
 
     def fields(self) -> tuple[str, ...]:
         return ()
+
+    def _open(self, numbers: Sequence[int], supply: Supply) -> dict[int, Iterator[tuple[IntArray, Any]]]:
+        began = time.process_time()
+        opened = super()._open(numbers, supply)
+        self.opening = time.process_time() - began
+        return opened
 
     def open_lane(self, chunks: LaneChunks, state: dict[str, Any] | None) -> Iterator[tuple[IntArray, Any]]:
         index = chunks.first if state is None else state["queue"][0]
@@ -59,7 +69,7 @@ class Cost:
 
     num_ranks: int
     opening_ms: float
-    """To open the lake, the run and its log, per process."""
+    """To open the lake, the run, its log and what files are read with, per process."""
     chunk_ms: float
     """Per chunk of a rank."""
     slowest_ms: float
@@ -74,6 +84,7 @@ def generate(folder: str) -> None:
 
 
 def cost(folder: str, num_ranks: int) -> Cost:
+    gc.freeze()  # as in every worker
     times = np.zeros(_NUM_SAMPLES, np.uint8)
     opening = np.zeros(num_ranks)
     work = np.zeros(num_ranks)
@@ -84,7 +95,8 @@ def cost(folder: str, num_ranks: int) -> Cost:
             run = Run.load(Catalog.open(folder), "run")
             run.chunks.end()
             opened = time.process_time()
-            deliveries = Addresses(run, rank, num_ranks).deliveries(worker, _WORKERS)
+            dataset = Addresses(run, rank, num_ranks)
+            deliveries = dataset.deliveries(worker, _WORKERS)
             opening[rank] += opened - began
             while True:
                 resumed = time.process_time()
@@ -94,6 +106,8 @@ def cost(folder: str, num_ranks: int) -> Cost:
                     break
                 num_chunks[rank] += 1
                 np.add.at(times, delivery.item, 1)
+            opening[rank] += dataset.opening
+            work[rank] -= dataset.opening
     per_chunk = work / num_chunks * 1e3
     return Cost(
         num_ranks=num_ranks,

@@ -1,8 +1,14 @@
 """Workers that are killed, that fail, and that have more lanes than others."""
 
+import contextlib
+import logging
 import multiprocessing
 import os
+import re
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -68,3 +74,54 @@ def test_an_error_that_is_not_ours_is_raised_in_the_trainer_and_says_where(
     with pytest.raises(TypeError) as caught:
         list(loader)
     assert "in worker 0 of the loader:" in caught.value.__notes__[0]
+
+
+def test_every_so_many_batches_a_line_tells_how_loading_goes(make_run: Any, caplog: pytest.LogCaptureFixture) -> None:
+    run = make_run(unit="bytes")
+    caplog.set_level(logging.INFO, "mixlake.loaders")
+    loader = make_loader(run, batch_size=4, sequence_length=256, log_every=20)
+    num_batches = sum(1 for _ in loader)
+    lines = [record.getMessage() for record in caplog.records if record.name == "mixlake.loaders"]
+    assert len(lines) == num_batches // 20 > 2
+    pattern = r"run {}, rank 0: {} batches, waited [\d.]+% of the time, [\d,]+ tokens/s, [\d.,]+ MB/s read"
+    for number, line in enumerate(lines, start=1):
+        assert re.match(pattern.format(run.name, 20 * number), line)
+
+
+ORPHANS = """
+import os, signal, sys
+from mixlake.catalog import Catalog
+from mixlake.loaders import make_loader
+from mixlake.mixing import Run
+
+if __name__ == "__main__":
+    run = Run.load(Catalog.open(sys.argv[1]), sys.argv[2])
+    next(iter(make_loader(run, batch_size=4, num_workers=2, multiprocessing_context=sys.argv[3])))
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def members(group: int) -> list[int]:
+    """The processes of a process group that are alive."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, process_group = status.read_text().rpartition(")")[2].split()[:3]
+            if int(process_group) == group and state != "Z":
+                found.append(int(status.parent.name))
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="it looks for processes in /proc")
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
+def test_nothing_is_left_of_a_trainer_that_was_killed(make_run: Any, tmp_path: Path, method: str) -> None:
+    run = make_run(unit="bytes")
+    script = tmp_path / "trainer.py"
+    script.write_text(ORPHANS)
+    command = [sys.executable, str(script), run.catalog.lake.uri, run.name, method]
+    trainer = subprocess.Popen(command, start_new_session=True)
+    assert trainer.wait(timeout=240) == -signal.SIGKILL
+    deadline = time.monotonic() + 60
+    while members(trainer.pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert members(trainer.pid) == []
