@@ -29,7 +29,9 @@ _NUM_POLISHED = 6
 _NUM_POINTS_OF_STARTS = 256
 _NUM_ROUNDS_ON_GRID = 10
 """Rounds in which α stays where it is, so that a narrow minimum at its limit is not left at once."""
-_MAX_ROUNDS = 400
+_MAX_ROUNDS = 1_500
+_SURVIVORS = {60: 4, 150: 2, 400: 1}
+"""By round, how many starts of each component go on: most have met others by then, or are far behind."""
 _PATIENCE = 20
 _GAIN = 1e-13
 """Relative decrease of the objective in one round that counts as progress."""
@@ -102,12 +104,14 @@ def fit_laws(
     owner_B = np.repeat(np.arange(num), per)
     theta_B3, objective_B = _polished(starts_KS3.reshape(-1, 3), owner_B, (x_KN, z_KN, w_KN), low_K3, high_K3)
     best_K = np.arange(num) * per + objective_B.reshape(num, per).argmin(axis=1)
-    theta_K3 = np.where(has_points[:, None], theta_B3[best_K], np.nan)
+    # Once more with fresh steps: those of the first time can have become too small for the last digits.
+    theta_K3, objective_K = _polished(theta_B3[best_K], np.arange(num), (x_KN, z_KN, w_KN), low_K3, high_K3)
+    theta_K3 = np.where(has_points[:, None], theta_K3, np.nan)
     return Laws(
         log_beta=theta_K3[:, 0],
         log_epsilon=theta_K3[:, 1],
         alpha=theta_K3[:, 2],
-        objective=np.where(has_points, objective_B[best_K], np.nan),
+        objective=np.where(has_points, objective_K, np.nan),
     )
 
 
@@ -183,6 +187,9 @@ def _starts(
     # Per unit of ε and of β: what a law says over what was seen.
     f_KSN = np.exp(-alphas[:, None] * x_KN[:, None]) * inverse_K1N
     low_K1, high_K1 = np.exp(low_K3[:, None, 1]), np.exp(high_K3[:, None, 0])
+    # A flat law has no slope to get away from, so each start learns something: at its first point, as much as δ.
+    most_KS = np.where(w_KN[:, None] > 0, f_KSN, 0.0).max(-1)
+    least_KS = np.clip(_ratio(np.full(most_KS.shape, _DELTA), most_KS), np.exp(_LEAST_LOG_BETA), high_K1)
     w_KSN = np.broadcast_to(w_KN[:, None], f_KSN.shape)
     for _ in range(_NUM_LINEAR_ROUNDS):
         wf, we = w_KSN * f_KSN, w_KSN * inverse_K1N
@@ -191,7 +198,7 @@ def _starts(
         determinant = ff * ee - fe * fe
         epsilon = _ratio(ff * e1 - fe * f1, determinant)
         epsilon = np.maximum(epsilon, low_K1)
-        beta = np.clip(_ratio(f1 - epsilon * fe, ff), np.exp(_LEAST_LOG_BETA / 2), high_K1)
+        beta = np.clip(_ratio(f1 - epsilon * fe, ff), least_KS, high_K1)
         epsilon = np.maximum(_ratio(e1 - beta * fe, ee), low_K1)
         residual = np.abs(beta[..., None] * f_KSN + epsilon[..., None] * inverse_K1N - 1)
         w_KSN = w_KN[:, None] * (_DELTA / np.maximum(residual, _DELTA))
@@ -217,17 +224,22 @@ def _polished(
 ) -> tuple[FloatArray, FloatArray]:
     """Return parameters and objectives at a minimum near each start, within the limits.
 
-    Each round tries three steps and takes the best: a damped Newton step, which ends exactly; one of iteratively
-    reweighted least squares, which gets ahead where few points are within δ and the Hessian says little; and a multiple
-    of that one, which grows along flat valleys.
+    Each round tries four steps and takes the best: Newton's, damped in the metric of the valley, which is narrow and at
+    a slant, and damped along the axes, which has a grip where all points are far off; one of iteratively reweighted
+    least squares, which gets ahead where few points are within δ and the Hessian says little; and a multiple of that
+    one, which grows along flat valleys.
     """
     theta_B3 = theta_B3.copy()
     x_KN, z_KN, w_KN = points
     objective_B = objectives(theta_B3, x_KN[owner_B], z_KN[owner_B], w_KN[owner_B])
-    damping_B = np.full(len(theta_B3), 1e-3)
+    damping_MB = np.full((2, len(theta_B3)), 1e-3)
     stretch_B = np.full(len(theta_B3), 2.0)
     stalled_B = np.zeros(len(theta_B3), np.int64)
     for number in range(_MAX_ROUNDS):
+        if number in _SURVIVORS:
+            order = np.lexsort([objective_B, owner_B])  # components have equally many starts, one after the other
+            behind = np.arange(len(order)) % (len(order) // len(x_KN)) >= _SURVIVORS[number]
+            stalled_B[order[behind]] = _PATIENCE
         going = np.flatnonzero(stalled_B < _PATIENCE)
         if not going.size:
             break
@@ -239,15 +251,21 @@ def _polished(
         held[:, 2] |= number < _NUM_ROUNDS_ON_GRID
         value = objective_B[going]
         best, best_value = here, value
-        down = _solved(majorant, majorant, gradient, np.full(len(here), 1e-13), held)
-        steps = (_solved(newton, majorant, gradient, damping_B[going], held), down, stretch_B[going, None] * down)
+        room = (low - here, high - here)
+        down = _solved(majorant, majorant, gradient, np.full(len(here), 1e-13), held, room)
+        steps = [
+            _solved(newton, metric, gradient, damping_MB[number_of_metric, going], held, room)
+            for number_of_metric, metric in enumerate((majorant, majorant * np.eye(3)))
+        ]
+        steps += [down, stretch_B[going, None] * down]
         for number_of_step, step in enumerate(steps):
-            tried = np.clip(here - step, low, high)
+            tried = np.clip(here + step, low, high)
             tried_value = objectives(tried, x, z, w)
-            if number_of_step == 0:
-                damping_B[going] = np.clip(damping_B[going] * np.where(tried_value < value, 0.2, 8.0), 1e-12, 1e6)
             is_best = tried_value < best_value
-            if number_of_step == 2:
+            if number_of_step < 2:
+                factor = np.where(tried_value < value, 0.2, 8.0)
+                damping_MB[number_of_step, going] = np.clip(damping_MB[number_of_step, going] * factor, 1e-12, 1e6)
+            if number_of_step == 3:
                 stretch_B[going] = np.clip(stretch_B[going] * np.where(is_best, 2.0, 0.5), 2.0, 1e4)
             best, best_value = np.where(is_best[:, None], tried, best), np.where(is_best, tried_value, best_value)
         theta_B3[going], objective_B[going] = best, best_value
@@ -286,22 +304,47 @@ def _outer(jacobian_B3N: FloatArray, weights_BN: FloatArray) -> FloatArray:
 
 
 def _solved(
-    matrix: FloatArray, scale: FloatArray, gradient: FloatArray, damping: FloatArray, held: npt.NDArray[np.bool_]
+    matrix: FloatArray,
+    scale: FloatArray,
+    gradient: FloatArray,
+    damping: FloatArray,
+    held: npt.NDArray[np.bool_],
+    room: tuple[FloatArray, FloatArray],
 ) -> FloatArray:
-    """Return the damped Newton step, in the parameters that are not held at a limit."""
+    """Return the damped Newton step, in the parameters that are not held at a limit.
+
+    Those that it would carry over a limit go there, and no further, and the others go where it is best then: without
+    that a minimum at a limit is only crept up to.
+    """
+    least, most = room
     diagonal = np.arange(3)
-    damped = matrix + damping[:, None, None] * scale  # in the metric of the valley, which is narrow and at a slant
+    damped = matrix + damping[:, None, None] * scale
     size = scale[:, diagonal, diagonal]
     damped[:, diagonal, diagonal] += 1e-15 * size.max(axis=1, keepdims=True) + 1e-300
-    damped[held] = 0.0
-    damped.transpose(0, 2, 1)[held] = 0.0
-    damped[:, diagonal, diagonal] = np.where(held, 1.0, damped[:, diagonal, diagonal])
-    wanted = np.where(held, 0.0, gradient)[..., None]
+    fixed, step = held, np.zeros(gradient.shape)
+    for _ in range(3):
+        step = np.where(fixed, step, 0.0)
+        wanted = -gradient - (damped * step[:, None]).sum(-1)
+        step += _solution(damped, np.where(fixed, 0.0, wanted), fixed, size)
+        crosses = ~fixed & ((step < least) | (step > most))
+        if not crosses.any():
+            break
+        step, fixed = np.clip(step, least, most), fixed | crosses
+    return step
+
+
+def _solution(matrix: FloatArray, wanted: FloatArray, fixed: npt.NDArray[np.bool_], size: FloatArray) -> FloatArray:
+    """Return x with ``matrix @ x = wanted`` in the parameters that are not fixed, which x leaves as they are."""
+    diagonal = np.arange(3)
+    matrix = matrix.copy()
+    matrix[fixed] = 0.0
+    matrix.transpose(0, 2, 1)[fixed] = 0.0
+    matrix[:, diagonal, diagonal] = np.where(fixed, 1.0, matrix[:, diagonal, diagonal])
     with np.errstate(all="ignore"):
         try:
-            step = np.linalg.solve(damped, wanted)[..., 0]
+            found = np.linalg.solve(matrix, wanted[..., None])[..., 0]
         except np.linalg.LinAlgError:  # points too few or too alike: one of the matrices is singular to the last bit
-            damped[:, diagonal, diagonal] += 1e-9 * size.max(axis=1, keepdims=True) + 1e-300
-            step = np.linalg.solve(damped, wanted)[..., 0]
-    result: FloatArray = np.nan_to_num(np.clip(step, -10.0, 10.0))
+            matrix[:, diagonal, diagonal] += 1e-9 * size.max(axis=1, keepdims=True) + 1e-300
+            found = np.linalg.solve(matrix, wanted[..., None])[..., 0]
+    result: FloatArray = np.nan_to_num(np.clip(found, -10.0, 10.0))
     return result

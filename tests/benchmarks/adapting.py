@@ -17,7 +17,7 @@ from mixlake.mixing.policies import Policy, Setting
 from mixlake.mixing.policy_ado import Ado
 from mixlake.mixing.policy_ado_published import AuthorsAdo
 from tests.benchmarks.report import Line, alone, show
-from tests.mixing.general_optimiser import best_of_384_starts, traces
+from tests.mixing.general_optimiser import best_of_many_starts, traces
 
 
 def seconds(case: Callable[[], object], times: int = 3) -> float:
@@ -40,7 +40,7 @@ def general_optimiser(num: int) -> tuple[float, float, float]:
     counts, losses, _ = traces(num, 150, noise=0.01, last=2000)
     laws = fit_laws(counts, losses, np.ones_like(losses))
     began = time.process_time()
-    best = [best_of_384_starts(counts[k], losses[k]) for k in range(num)]
+    best = [best_of_many_starts(counts[k], losses[k]) for k in range(num)]
     theirs = (time.process_time() - began) / num
     ours = seconds(lambda: fit_laws(counts, losses, np.ones_like(losses))) / num
     return ours, theirs, float((laws.objective - np.array(best)).max())

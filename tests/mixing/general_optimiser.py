@@ -29,8 +29,33 @@ def traces(
     return counts, losses * np.exp(noise * rng.standard_normal(losses.shape)), theta
 
 
-def best_of_384_starts(counts: FloatArray, losses: FloatArray) -> float:
-    """The lowest mean Huber loss that L-BFGS-B finds, with the exact gradient; points of shape (N,)."""
+def hard_problem(seed: int) -> tuple[FloatArray, FloatArray]:
+    """Counts and losses, shape (N,), of a trace as training has them, or as it should not: minima lie at limits."""
+    rng = np.random.default_rng(seed)
+    length = int(rng.choice([5, 8, 12, 20, 30, 60, 100, 150]))
+    first = rng.uniform(10, 1000)
+    counts = rng.choice([np.linspace, np.geomspace])(first, first * rng.choice([1.5, 3, 10, 100]), length) * 64
+    epsilon, beta, alpha = rng.uniform(1.7, 3), np.exp(rng.uniform(-1, 6)), rng.uniform(0.02, 0.75)
+    kind = seed % 6
+    if kind == 1:  # less than ε may be
+        epsilon = rng.uniform(0.1, 1.6)
+    elif kind == 2:  # nearly nothing to learn
+        beta = 10 ** rng.uniform(-4, -1)
+    elif kind == 3:  # learned faster than α may be
+        beta, alpha = np.exp(rng.uniform(4, 9)), rng.uniform(0.8, 1.5)
+    losses = epsilon + beta * counts**-alpha
+    if kind == 4:
+        losses = epsilon + 0.1 * np.log(counts / counts[0] + 1)  # rising
+    elif kind == 5:
+        losses[length // 2 :] *= 1.05  # a jump
+    return counts, losses * np.exp(rng.choice([0, 1e-5, 3e-4, 2e-3, 0.01, 0.05]) * rng.standard_normal(length))
+
+
+def best_of_many_starts(counts: FloatArray, losses: FloatArray, every: int = 1) -> float:
+    """The lowest mean Huber loss that L-BFGS-B finds, with the exact gradient; points of shape (N,).
+
+    ``every`` takes only some of the starts.
+    """
     x, z = np.log(counts), np.log(losses)
 
     def value(theta: FloatArray) -> tuple[float, FloatArray]:
@@ -41,5 +66,8 @@ def best_of_384_starts(counts: FloatArray, losses: FloatArray) -> float:
         gradient = np.array([(psi * s).mean(), (psi * (1 - s)).mean(), -(psi * s * x).mean()])
         return float(huber.mean() * 1e6), gradient * 1e6  # scaled, or L-BFGS-B takes anything for converged
 
-    found = [minimize(value, start, jac=True, method="L-BFGS-B", bounds=BOUNDS) for start in dict.fromkeys(GRID)]
+    found = [
+        minimize(value, start, jac=True, method="L-BFGS-B", bounds=BOUNDS)
+        for start in list(dict.fromkeys(GRID))[::every]
+    ]
     return float(min(result.fun for result in found)) / 1e6
