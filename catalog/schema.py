@@ -24,6 +24,7 @@ FEEDBACK = "feedback"
 DECISIONS = "decisions"
 POLICIES = "policies"
 REPLACED = "replaced"
+EVALUATIONS = "evaluations"
 
 DATASET = "dataset"
 REGISTRATION = "registration"
@@ -244,6 +245,18 @@ TABLES: dict[str, TableSchema] = {
                 pa.field("by_file_id", pa.int32()),
                 pa.field("by_row", pa.int64()),
                 pa.field("replaced_at", TIMESTAMP),
+            ]
+        ),
+        partition_by=("run",),
+    ),
+    EVALUATIONS: TableSchema(
+        columns=pa.schema(
+            [
+                pa.field("run", pa.string()),
+                pa.field("step", pa.int64()),
+                pa.field("name", pa.string()),
+                pa.field("loss", pa.float64()),
+                pa.field("reported_at", TIMESTAMP),
             ]
         ),
         partition_by=("run",),

@@ -40,7 +40,17 @@ _FLAGS_WITH_VALUE = (
     "--package",
     "-p",
 )
-_OPEN_DICTS = ("properties.", "options.", "set.", "tokens_per_byte.", "length.", "step.")
+_OPEN_DICTS = (
+    "properties.",
+    "options.",
+    "set.",
+    "tokens_per_byte.",
+    "length.",
+    "step.",
+    "floor.",
+    "cap.",
+    "importance.",
+)
 _OPEN_KEYS = re.compile(
     r"mixture\.(\w+=|(shuffle|order_by|unimax)\.|(components\.[^.=]+\.)+(on_exhausted|max_passes|order_by)\b)"
 )

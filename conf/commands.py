@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from mixlake.catalog import Catalog
 from mixlake.conf import data_commands, run_commands
 from mixlake.conf.display import Answer, make_console
+from mixlake.conf.fitting import fit_mixture
 from mixlake.mixing import list_runs
 
 
@@ -109,6 +110,11 @@ GROUPS: dict[str, dict[str, Command]] = {
             summary="dry-run a mixture or a whole run: what it finds, when it runs out",
             example="--config-dir my mixture=both mixture.components.german.weight=0.3",
             function=run_commands.explain_mixture,
+        ),
+        "fit-mixture": Command(
+            summary="design experiments with mixtures, or find the best mixture by them",
+            example="--config-dir my mixture=both into=sweep experiments=24",
+            function=fit_mixture,
         ),
         "run": Command(
             summary="declare a training run",

@@ -33,7 +33,7 @@ def read_source(node: Any) -> Any:
     if not isinstance(declared, dict):
         return declared
     if "_target_" in declared:
-        return _instance(declared)
+        return instance(declared)
     return {key: read_source(value) for key, value in declared.items()}
 
 
@@ -57,7 +57,12 @@ def read_properties(node: Any) -> dict[str, Any]:
     return {name: read_source(source) for name, source in (plain(node) or {}).items()}
 
 
-def _instance(declared: dict[str, Any]) -> Any:
+def instance(declared: dict[str, Any]) -> Any:
+    """Return what ``_target_`` names, made with the other values.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
     try:
         return instantiate(declared)
     except InstantiationException as error:

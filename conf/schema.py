@@ -246,6 +246,29 @@ class AddConfig(LakeConfig):
 
 
 @dataclass(kw_only=True)
+class FitMixtureConfig(ReadConfig):
+    """`mixlake fit-mixture`."""
+
+    mixture: Any = MISSING
+    fit: Any = MISSING
+    into: str = MISSING
+    replace: bool = MISSING
+    floor: Any = MISSING
+    cap: Any = MISSING
+    experiments: int | None = None
+    name: str = MISSING
+    seed: int = MISSING
+    concentration: tuple[float, float] = MISSING
+    temperature: float = MISSING
+    runs: str | None = None
+    losses: str | None = None
+    last: float = MISSING
+    at_step: int | None = None
+    importance: Any = None
+    extrapolate: bool = MISSING
+
+
+@dataclass(kw_only=True)
 class TokenizeConfig(DatasetConfig):
     """`mixlake tokenize`."""
 
@@ -276,6 +299,7 @@ SCHEMAS: dict[str, type[LakeConfig]] = {
     "schedule": ScheduleConfig,
     "adapt": AdaptConfig,
     "weights": WeightsConfig,
+    "fit-mixture": FitMixtureConfig,
     "samples": SamplesConfig,
     "lineage": LineageConfig,
     "plot": PlotConfig,

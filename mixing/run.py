@@ -26,6 +26,7 @@ from mixlake.mixing.chunks import Chunk, ChunkLog, Delivery, delivery
 from mixlake.mixing.curriculum import Curriculum
 from mixlake.mixing.decisions import DecisionLog
 from mixlake.mixing.demand import Demand
+from mixlake.mixing.evaluations import EvaluationLog
 from mixlake.mixing.feedback import FeedbackLog
 from mixlake.mixing.lineage import chunk_samples, chunks_of_samples
 from mixlake.mixing.mixture import Mixture
@@ -49,6 +50,8 @@ class Run(Shown):
         inherited = (None if self.parent is None else self.parent.feedback, config.resolution.inherited_step)
         self.feedback: FeedbackLog = FeedbackLog(self.catalog.lake, config.name, self.program.components, *inherited)
         """What training reports; of the run that this one goes on from, what its policy knows."""
+        self.evaluations = EvaluationLog(self.catalog.lake, config.name)
+        """Losses on validation sets."""
         self.before_scheduling: Callable[[], None] = lambda: None
         """Called before chunks are drawn: who adapts the run waits here until what is due is decided."""
         self.process_id = os.getpid()

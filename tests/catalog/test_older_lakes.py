@@ -14,7 +14,7 @@ from mixlake.catalog import Catalog, schema
 WriteLines = Callable[..., str]
 
 LATER_COLUMNS = {schema.DATASETS: ["part", "exclude", "removals", "fields"]}
-LATER_TABLES = [schema.SKIPPED, schema.DECISIONS, schema.POLICIES, schema.REPLACED]
+LATER_TABLES = [schema.SKIPPED, schema.DECISIONS, schema.POLICIES, schema.REPLACED, schema.EVALUATIONS]
 
 
 @pytest.fixture

@@ -34,7 +34,8 @@ def hard_problem(seed: int) -> tuple[FloatArray, FloatArray]:
     rng = np.random.default_rng(seed)
     length = int(rng.choice([5, 8, 12, 20, 30, 60, 100, 150]))
     first = rng.uniform(10, 1000)
-    counts = rng.choice([np.linspace, np.geomspace])(first, first * rng.choice([1.5, 3, 10, 100]), length) * 64
+    space = (np.linspace, np.geomspace)[rng.integers(2)]
+    counts = space(first, first * rng.choice([1.5, 3, 10, 100]), length) * 64
     epsilon, beta, alpha = rng.uniform(1.7, 3), np.exp(rng.uniform(-1, 6)), rng.uniform(0.02, 0.75)
     kind = seed % 6
     if kind == 1:  # less than ε may be
