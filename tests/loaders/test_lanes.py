@@ -243,6 +243,11 @@ def test_a_state_of_something_else_is_refused(make_run: Any) -> None:
         TokenDataset(make_run(), sequence_length=64).load_state_dict(state)
     with pytest.raises(ConfigError, match="loader state has version 7; this program reads version 2"):
         TokenDataset(run, sequence_length=64).load_state_dict({**state, "version": 7})
+    version = run.config.catalog_version
+    with pytest.raises(ConfigError, match=f"is of catalog version {version + 1}, but this loader has {version} "):
+        TokenDataset(run, sequence_length=64).load_state_dict({**state, "catalog_version": version + 1})
+    with pytest.raises(ConfigError, match="is of number of lanes 8, but this loader has 4 "):
+        TokenDataset(run, sequence_length=64).load_state_dict({**state, "num_lanes": 8})
     dataset = SampleDataset(run, rank=0, world_size=2)
     items = iter(dataset)
     for _ in range(4):
