@@ -41,8 +41,8 @@ def widen(connection: Connection) -> None:
             fcntl.fcntl(connection.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
 
-def send(connection: Connection, message: Any) -> None:
-    """Send a message.
+def send(connection: Connection, message: Any) -> int:
+    """Send a message; return how many bytes it took.
 
     Raises:
         OSError: nobody listens any more.
@@ -52,8 +52,10 @@ def send(connection: Connection, message: Any) -> None:
     _Pickler(content, _PROTOCOL, False, beside.append).dump(message)
     parts = [content.getbuffer(), *(buffer.raw() for buffer in beside)]
     lengths = np.array([len(part) for part in parts], np.int64)
-    head = _HEAD.pack(len(parts), int(lengths.sum()))
+    num_bytes = int(lengths.sum())
+    head = _HEAD.pack(len(parts), num_bytes)
     _write(connection.fileno(), [memoryview(head), lengths.data.cast("B"), *parts])
+    return num_bytes
 
 
 def receive(connection: Connection) -> Any:

@@ -8,6 +8,7 @@ import queue
 import signal
 import threading
 import traceback
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -22,7 +23,10 @@ from mixlake.loaders.deliveries import Delivery, Place, Source
 from mixlake.loaders.messages import from_bytes, pack, send, to_bytes
 from mixlake.loaders.stats import Counts
 
-_BUNDLES_AHEAD = 2
+_BUNDLES_AHEAD = 4
+_SMALL_BYTES, _MAX_GROWTH = 512 << 10, 8
+"""Bundles that are smaller become larger, up to so many times what was asked for: each of them wakes both processes.
+The first ones are small, so that the trainer can begin."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,15 +62,19 @@ def work(load: Callable[[], Source[Any]], share: Share, connection: Connection) 
     torch.set_num_threads(1)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     ready: queue.Queue[Bundle] = queue.Queue(_BUNDLES_AHEAD)
-    sender = threading.Thread(target=_send, args=(ready, share.worker, connection), daemon=True)
+    sizes = deque([_SMALL_BYTES], maxlen=1)
+    sender = threading.Thread(target=_send, args=(ready, share.worker, connection, sizes), daemon=True)
     sender.start()
     try:
         source = load()
         gc.freeze()  # what was imported is there to stay: collections need not look through it
         source.is_sent = True
         deliveries = source.deliveries(share.worker, share.num_workers, schedules=share.schedules)
-        while bundle := list(islice(deliveries, share.bundle_size)):
+        num = share.bundle_size
+        while bundle := list(islice(deliveries, num)):
             ready.put(_bundle(bundle, source.counts()))
+            if sizes[0] < _SMALL_BYTES:
+                num = min(2 * num, _MAX_GROWTH * share.bundle_size)
         ready.put(Bundle(is_last=True, counts=source.counts()))
     except Exception as error:  # noqa: BLE001  (it is raised in the trainer)
         ready.put(_failure(error, share.worker))
@@ -91,13 +99,13 @@ def _failure(error: Exception, worker: int) -> Bundle:
     return Bundle(is_last=True, error=error)
 
 
-def _send(ready: queue.Queue[Bundle], worker: int, connection: Connection) -> None:
+def _send(ready: queue.Queue[Bundle], worker: int, connection: Connection, sizes: deque[int]) -> None:
     is_last = False
     while not is_last:
         bundle = ready.get()._replace(num_ready=ready.qsize())
         is_last = bundle.is_last
         try:
-            send(connection, bundle)
+            sizes.append(send(connection, bundle))
         except OSError:
             os._exit(0)  # the trainer has gone, or does not listen any more
         except Exception as error:  # noqa: BLE001  (an item that cannot be pickled raises what it likes)
