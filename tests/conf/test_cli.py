@@ -269,6 +269,7 @@ def test_every_answer_is_json_on_request(call: Call, tmp_path: Path) -> None:
             "diff": ["before=1"],
             "sql": ["SELECT count(*) AS n FROM samples"],
             "explain": own,
+            "fit-mixture": [*own_mixture(), f"into={tmp_path}/sweep", "experiments=3"],
             "run": ["name=exp1", *own],
             "schedule": ["run=exp1", "num_chunks=2"],
             "weights": ["run=exp1"],

@@ -124,6 +124,7 @@ def test_a_fork_numbers_steps_on_from_those_that_its_policy_knows(start: Callabl
     run = start()
     loader = make_loader(run, batch_size=4, sequence_length=64)
     train(loader, 0, 13)
+    run.schedule(8)  # so that the steps are in front of the fork
     fork = run.fork(f"{run.name}-on", at_chunk=run.chunks.last()[0] + 1)
     on = make_loader(fork, batch_size=4, sequence_length=64)
     batch = next(iter(on))

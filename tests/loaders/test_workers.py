@@ -29,7 +29,7 @@ def worker(number: int) -> int:
 
 
 def test_after_a_worker_was_killed_the_next_loader_goes_on_exactly(make_run: Any) -> None:
-    run = make_run(unit="bytes")
+    run = make_run(unit="bytes", on_exhausted="repeat", max_passes=20)  # more than workers read ahead
     options: dict[str, Any] = {"batch_size": 4, "sequence_length": 64}
     whole = [rows(batch) for batch in make_loader(run, **options)]
     state: dict[str, Any] = {}
