@@ -13,7 +13,9 @@ from datafusion import DataFrame, SessionContext
 from mixlake.catalog import Catalog, QueryError
 from mixlake.catalog.sql import check_predicate, first_line, refuse_impure
 
-TABLES = "chunks, datasets, decisions, feedback, files, policies, replaced, runs, samples, skipped, weights"
+TABLES = (
+    "chunks, datasets, decisions, evaluations, feedback, files, policies, replaced, runs, samples, skipped, weights"
+)
 COLUMNS = "dataset, registration, file_id, block, row, byte_start, byte_stop, language"
 
 
