@@ -4,7 +4,7 @@ BENCHMARKS ?= registering querying start schedule commits reading loading tokens
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak bench lint format
+.PHONY: help demo test soak bench notebooks lint format
 
 help: ## Print this help.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -29,6 +29,9 @@ format: .venv/dev.stamp ## Format the code and apply the safe lint fixes.
 
 bench: .venv/dev.stamp ## Measure Mixlake beside its limits; BENCHMARKS="…" chooses which.
 	@set -e; for name in $(BENCHMARKS); do $(BIN)/python -m tests.benchmarks.$$name; done
+
+notebooks: .venv/dev.stamp ## Run the notebooks and render them, with what they show, as pages in build/notebooks.
+	$(BIN)/jupyter-nbconvert --log-level WARN --execute --to html --output-dir build/notebooks notebooks/*.ipynb
 
 # One stamp for each set of requirements: installed again only when what is declared has changed.
 .venv/core.stamp: REQUIREMENT := .
