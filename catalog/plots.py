@@ -5,6 +5,7 @@ They are counted where the index lies, by SQL; no sample leaves it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -93,10 +94,9 @@ def histogram(
         raise QueryError(f"{name} has no values in samples@{catalog.version} where {where}")
     low, high, middle = about["low"], about["high"], about["middle"]
     is_log = low >= 0 and middle > 0 and high > _WIDE * middle
-    start, stop = np.log10([about["least"], high]) if is_log else (low, high)
+    start, stop = (math.log10(about["least"]), math.log10(high)) if is_log else (low, high)
     width = (stop - start) / bins or 1.0
     place = f"least(CAST(floor(({'log10(x)' if is_log else 'x'} - {start!r}) / {width!r}) AS BIGINT), {bins - 1})"
-    place = place.replace("np.float64(", "(")
     rows = catalog.sql(
         f"SELECT g, greatest({place}, 0) AS bin, count(*) AS n FROM ({values}) "
         f"WHERE x IS NOT NULL AND {'x > 0' if is_log else 'true'} GROUP BY 1, 2 ORDER BY g, bin"
@@ -154,13 +154,7 @@ def _plot_histogram(found: Histogram, name: str, title: str) -> Plot:
     if groups == [None]:
         axes.stairs(found.counts[None], found.edges, fill=True, color=COLOURS[0])
         axes.axvline(found.median, color=GREY, linewidth=1, linestyle="--")
-        axes.annotate(
-            f" median {found.median:,.4g}",
-            (found.median, 1.0),
-            xycoords=("data", "axes fraction"),
-            color=GREY,
-            va="top",
-        )
+        add_note(axes, f" median {found.median:,.4g}", (found.median, 1.0), within="x data", va="top")
         label_axes(axes, title=title, x=_with_unit(name), y="samples")
         count_axis(axes, "y")
     else:
