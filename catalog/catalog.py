@@ -2,57 +2,34 @@
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Any, Literal
 
-import pyarrow as pa
-from datafusion import DataFrame, SessionConfig, SessionContext
+from datafusion import DataFrame, SessionContext
 from rich.console import Group
 from rich.text import Text
 
 from mixlake.catalog import schema
 from mixlake.catalog.adding import add_property
 from mixlake.catalog.collection import Collected, Retention, collect_versions
-from mixlake.catalog.declaring import Declared, PropertySource, declare
+from mixlake.catalog.declaring import PropertySource
 from mixlake.catalog.diff import Difference, compare_versions
 from mixlake.catalog.duplicates import Grouping
 from mixlake.catalog.durations import parse_duration
 from mixlake.catalog.errors import ConfigError, LakeError, listed, nearest
-from mixlake.catalog.fields import is_path
-from mixlake.catalog.formats import check_options
-from mixlake.catalog.frames import files_frame, samples_frame, skipped_frame, table_frame
+from mixlake.catalog.frames import datasets_frame, open_session, properties_frame, samples_frame
 from mixlake.catalog.history import history_frame, version_at
-from mixlake.catalog.inferring import Proposals, propose
 from mixlake.catalog.lake import Lake
-from mixlake.catalog.listing import find_files
 from mixlake.catalog.problems import checked_on_error
 from mixlake.catalog.publishing import publish, read_datasets
 from mixlake.catalog.records import Dataset, Progress, RecordFunction
 from mixlake.catalog.refresh import Refreshed, refresh_dataset
-from mixlake.catalog.registration import Registration, register_files
+from mixlake.catalog.registration import register_files
 from mixlake.catalog.removal import Removed, remove_samples
+from mixlake.catalog.requesting import check_name, request_registration
 from mixlake.catalog.showing import Shown, new_table
 from mixlake.catalog.sql import run_query
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-_DATASET_COLUMNS = pa.schema(
-    [
-        ("dataset", pa.string()),
-        ("format", pa.string()),
-        ("num_files", pa.int64()),
-        ("num_samples", pa.int64()),
-        ("num_bytes", pa.int64()),
-        ("num_parts", pa.int64()),
-        ("num_removed", pa.int64()),
-        ("text", pa.string()),
-        ("uris", pa.list_(pa.string())),
-        ("registered_at", schema.TIMESTAMP),
-    ]
-)
 
 
 class Catalog(Shown):
@@ -175,24 +152,18 @@ class Catalog(Shown):
             LakeError: the name is taken, or this catalog is pinned to a version.
         """
         self._check_writable("register")
-        _check_names(name, text)
         version, live = self._live()
-        _check_free(name, version, () if replace else live)
-        listed_uris = (uris,) if isinstance(uris, str) else tuple(uris)
-        data_format, files = find_files(listed_uris, format_name=format, exclude=exclude, lake=self.lake.uri)
-        given = dict(options or {})
-        check_options(data_format, given)
-        content = data_format.content if text is None else text
-        request = Registration(
-            dataset=name,
-            uris=tuple(map(_absolute, listed_uris)),
-            format=data_format,
-            options=given,
-            exclude=tuple(exclude),
-            text=content,
-            declared=_declared(properties or {}, partial(propose, data_format, files, text=content, options=given)),
-            files=tuple(files),
-            on_error=checked_on_error(on_error),
+        check_name(name, version, () if replace else live)
+        request = request_registration(
+            name,
+            uris,
+            lake=self.lake.uri,
+            format_name=format,
+            text=text,
+            properties=properties or {},
+            exclude=exclude,
+            options=options or {},
+            on_error=on_error,
         )
         return register_files(self.lake, request, live, version=version, progress=progress)
 
@@ -339,14 +310,11 @@ class Catalog(Shown):
 
     def datasets(self) -> DataFrame:
         """Return a frame of the datasets of this version: format, counts, parts, removals, folders."""
-        rows = [_described(dataset) for dataset in self.list_datasets()]
-        return SessionContext().from_arrow(pa.Table.from_pylist(rows, schema=_DATASET_COLUMNS))
+        return datasets_frame(self.list_datasets())
 
     def properties(self) -> DataFrame:
         """Return a frame of all properties: dataset, name, type, expression, origin."""
-        rows = [{"dataset": d.name, **prop.to_row()} for d in self.list_datasets() for prop in d.properties]
-        columns = pa.schema([pa.field("dataset", pa.string()), *schema.PROPERTY_STRUCT])
-        return SessionContext().from_arrow(pa.Table.from_pylist(rows, schema=columns))
+        return properties_frame(self.list_datasets())
 
     def history(self) -> DataFrame:
         """Return a frame of the catalog's versions, newest first: when, who, what, how many samples, parameters."""
@@ -382,25 +350,7 @@ class Catalog(Shown):
     def session(self, tables: Collection[str] = tuple(schema.TABLES)) -> SessionContext:
         """Return a DataFusion session with some or all of the lake's tables at this version."""
         version, live = self._live()
-        settings = {
-            # Parallel sorts fail on columns that are constant in a file ("SanityCheckPlan"), as dataset is.
-            "datafusion.optimizer.repartition_sorts": "false",
-            # The frames give strings as plain ones: read as such, they need not be copied.
-            "datafusion.execution.parquet.schema_force_view_types": "false",
-        }
-        context = SessionContext(SessionConfig(settings))
-        frames = {schema.SAMPLES: samples_frame, schema.FILES: files_frame, schema.SKIPPED: skipped_frame}
-        for name in tables:
-            if name in frames:
-                frame = frames[name](context, self.lake, live)
-            elif not self.lake.has(name):  # a table that is younger than the lake, and still empty
-                frame = context.from_arrow(schema.TABLES[name].columns.empty_table())
-            else:  # not as tables of deltalake's own provider: their frames die with the session that made them
-                is_root = name == schema.DATASETS
-                table = self.lake.table_at(name, version) if is_root else self.lake.table(name)
-                frame = table_frame(context, name, table)
-            context.register_view(name, frame)
-        return context
+        return open_session(self.lake, version, live, tables)
 
     def samples(self, context: SessionContext | None = None) -> DataFrame:
         """Return a frame of all samples at this version."""
@@ -423,44 +373,3 @@ def _find(name: str, version: int, live: Sequence[Dataset]) -> Dataset:
             return dataset
     names = [dataset.name for dataset in live]
     raise LakeError(f"no dataset {name!r} in datasets@{version}; there are: {listed(names)}.{nearest(name, names)}")
-
-
-def _declared(
-    properties: Mapping[str, PropertySource] | str, propose_some: Callable[[], Proposals]
-) -> tuple[Declared, ...]:
-    if not isinstance(properties, str):
-        return tuple(declare(properties))
-    if properties != "infer":
-        raise ConfigError(f"properties={properties!r}: expected names and expressions, or 'infer'")
-    return tuple(declare(propose_some().properties))
-
-
-def _check_free(name: str, version: int, live: Sequence[Dataset]) -> None:
-    if any(dataset.name == name for dataset in live):
-        raise LakeError(f"dataset {name!r} is registered already (datasets@{version}); pass replace=True to replace it")
-
-
-def _absolute(uri: str) -> str:
-    return os.path.abspath(os.path.expanduser(uri))
-
-
-def _check_names(dataset: str, text: str | None) -> None:
-    if not _NAME.fullmatch(dataset):
-        raise ConfigError(f"dataset name {dataset!r}: expected letters, digits, '_', '-' and '.'")
-    if text is not None and not is_path(text):
-        raise ConfigError(f"text={text!r}: expected a field, such as text or meta.body")
-
-
-def _described(dataset: Dataset) -> dict[str, Any]:
-    return {
-        "dataset": dataset.name,
-        "format": dataset.format,
-        "num_files": dataset.num_files,
-        "num_samples": dataset.num_samples,
-        "num_bytes": dataset.num_bytes,
-        "num_parts": len(dataset.parts),
-        "num_removed": sum(removal.num_samples for removal in dataset.removals),
-        "text": dataset.text,
-        "uris": list(dataset.uris),
-        "registered_at": max(part.registered_at for part in dataset.parts),
-    }

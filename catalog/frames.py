@@ -7,11 +7,12 @@ prunes row groups, and a registration's name becomes a literal, so that a predic
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset as pads
-from datafusion import DataFrame, SessionContext, col, lit
+from datafusion import DataFrame, SessionConfig, SessionContext, col, lit
 from deltalake import DeltaTable
 
 from mixlake.catalog import schema
@@ -21,6 +22,78 @@ from mixlake.catalog.records import Dataset, Part
 _INDEX_COLUMNS = [f for f in schema.TABLES[schema.SAMPLES].columns if f.name != schema.REGISTRATION]
 _FILE_COLUMNS = [f for f in schema.TABLES[schema.FILES].columns if f.name != schema.REGISTRATION]
 _SKIPPED_COLUMNS = [f for f in schema.TABLES[schema.SKIPPED].columns if f.name != schema.REGISTRATION]
+
+_DATASET_COLUMNS = pa.schema(
+    [
+        ("dataset", pa.string()),
+        ("format", pa.string()),
+        ("num_files", pa.int64()),
+        ("num_samples", pa.int64()),
+        ("num_bytes", pa.int64()),
+        ("num_parts", pa.int64()),
+        ("num_removed", pa.int64()),
+        ("text", pa.string()),
+        ("uris", pa.list_(pa.string())),
+        ("registered_at", schema.TIMESTAMP),
+    ]
+)
+
+
+def open_session(lake: Lake, version: int, datasets: Sequence[Dataset], tables: Collection[str]) -> SessionContext:
+    """Return a session with some of the lake's tables: those of the catalog at a version, all others as they are now.
+
+    Args:
+        lake: the lake.
+        version: of the catalog.
+        datasets: what the catalog holds at that version.
+        tables: names of `schema.TABLES`.
+    """
+    settings = {
+        # Parallel sorts fail on columns that are constant in a file ("SanityCheckPlan"), as dataset is.
+        "datafusion.optimizer.repartition_sorts": "false",
+        # The frames give strings as plain ones: read as such, they need not be copied.
+        "datafusion.execution.parquet.schema_force_view_types": "false",
+    }
+    context = SessionContext(SessionConfig(settings))
+    frames = {schema.SAMPLES: samples_frame, schema.FILES: files_frame, schema.SKIPPED: skipped_frame}
+    for name in tables:
+        if name in frames:
+            frame = frames[name](context, lake, datasets)
+        elif not lake.has(name):  # a table that is younger than the lake, and still empty
+            frame = context.from_arrow(schema.TABLES[name].columns.empty_table())
+        else:  # not as tables of deltalake's own provider: their frames die with the session that made them
+            table = lake.table_at(name, version) if name == schema.DATASETS else lake.table(name)
+            frame = table_frame(context, name, table)
+        context.register_view(name, frame)
+    return context
+
+
+def datasets_frame(datasets: Sequence[Dataset]) -> DataFrame:
+    """Return a frame of datasets: format, counts, parts, removals, folders."""
+    rows = [_described(dataset) for dataset in datasets]
+    return SessionContext().from_arrow(pa.Table.from_pylist(rows, schema=_DATASET_COLUMNS))
+
+
+def _described(dataset: Dataset) -> dict[str, Any]:
+    return {
+        "dataset": dataset.name,
+        "format": dataset.format,
+        "num_files": dataset.num_files,
+        "num_samples": dataset.num_samples,
+        "num_bytes": dataset.num_bytes,
+        "num_parts": len(dataset.parts),
+        "num_removed": sum(removal.num_samples for removal in dataset.removals),
+        "text": dataset.text,
+        "uris": list(dataset.uris),
+        "registered_at": max(part.registered_at for part in dataset.parts),
+    }
+
+
+def properties_frame(datasets: Sequence[Dataset]) -> DataFrame:
+    """Return a frame of all properties of datasets: dataset, name, type, expression, origin."""
+    rows = [{"dataset": dataset.name, **prop.to_row()} for dataset in datasets for prop in dataset.properties]
+    columns = pa.schema([pa.field("dataset", pa.string()), *schema.PROPERTY_STRUCT])
+    return SessionContext().from_arrow(pa.Table.from_pylist(rows, schema=columns))
 
 
 def samples_frame(context: SessionContext, lake: Lake, datasets: Sequence[Dataset]) -> DataFrame:
