@@ -2,9 +2,10 @@
 
 from mixlake.mixing.adapt import Adapt
 from mixlake.mixing.adapter import Adapter
+from mixlake.mixing.components import Component, OnExhausted, Rules
 from mixlake.mixing.curriculum import Curriculum, Stage
 from mixlake.mixing.explain import ComponentSummary, Explanation, explain
-from mixlake.mixing.mixture import Component, Mixture, OnExhausted, Rules, Unit
+from mixlake.mixing.mixture import Mixture, Unit
 from mixlake.mixing.run import Run, list_runs
 from mixlake.mixing.run_config import RunConfig
 

@@ -17,10 +17,11 @@ from mixlake.catalog import Catalog
 from mixlake.catalog.showing import Shown
 from mixlake.catalog.tokenizers import TokenizerSpec
 from mixlake.mixing.cells import CellPlan
+from mixlake.mixing.components import OnExhausted
 from mixlake.mixing.curriculum import Curriculum
 from mixlake.mixing.forecast import Forecast, forecast
 from mixlake.mixing.locality import Locality, expected_locality
-from mixlake.mixing.mixture import Mixture, OnExhausted, Unit
+from mixlake.mixing.mixture import Mixture, Unit
 from mixlake.mixing.program import Leaf, Program
 from mixlake.mixing.resolution import plan_cells
 from mixlake.mixing.run_config import RunConfig

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mixlake.mixing.cells import CellPlan
+from mixlake.mixing.components import OnExhausted
 from mixlake.mixing.extents import Axis
-from mixlake.mixing.mixture import OnExhausted
 from mixlake.mixing.program import Program, Segment
 from mixlake.mixing.quotas import SCALE
 from mixlake.mixing.streams import Source, find_sources

@@ -13,9 +13,10 @@ from typing import Any
 
 from mixlake.catalog import ConfigError
 from mixlake.catalog.errors import listed, nearest
+from mixlake.mixing.components import OnExhausted
 from mixlake.mixing.curriculum import Curriculum, Ramp, Stage
 from mixlake.mixing.extents import Axis, Clock, Position
-from mixlake.mixing.mixture import Mixture, OnExhausted, Unit
+from mixlake.mixing.mixture import Mixture, Unit
 from mixlake.mixing.quotas import integer_shares
 
 _MAX_COMPONENTS = 32_767

@@ -17,11 +17,12 @@ from mixlake.catalog.records import IntArray
 from mixlake.mixing.cell_rows import CellRows
 from mixlake.mixing.cells import CellPlan
 from mixlake.mixing.chunks import Chunk
+from mixlake.mixing.components import OnExhausted
 from mixlake.mixing.cursor import Change, Cursor
 from mixlake.mixing.extents import Axis
 from mixlake.mixing.index import Rows
 from mixlake.mixing.intervals import merge_rows
-from mixlake.mixing.mixture import OnExhausted, Unit
+from mixlake.mixing.mixture import Unit
 from mixlake.mixing.program import Leaf, Program, set_shares
 from mixlake.mixing.quotas import SCALE, carried, integer_shares
 from mixlake.mixing.streams import Source, Stock, Stream, Take, find_sources

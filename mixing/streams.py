@@ -12,9 +12,10 @@ import numpy as np
 from mixlake.catalog.records import IntArray
 from mixlake.mixing.cell_rows import CellRows
 from mixlake.mixing.cells import CellPlan
+from mixlake.mixing.components import OnExhausted
 from mixlake.mixing.cursor import Cursor
 from mixlake.mixing.index import Rows
-from mixlake.mixing.mixture import OnExhausted, Unit
+from mixlake.mixing.mixture import Unit
 from mixlake.mixing.program import Leaf, Program
 from mixlake.mixing.queues import Queues
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from mixlake.catalog.records import IntArray
+from mixlake.mixing.components import OnExhausted
 from mixlake.mixing.cursor import Cursor
-from mixlake.mixing.mixture import OnExhausted
 from mixlake.mixing.quotas import SCALE, credits_after, fair_turns, without
 from mixlake.mixing.quotas import Turns as FairTurns
 from mixlake.mixing.streams import Stream

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from mixlake.catalog import ConfigError
 from mixlake.mixing import Component, Mixture, OnExhausted, Rules, Unit
-from mixlake.mixing.mixture import Kind, OrderBy, leaves
+from mixlake.mixing.components import OrderBy, leaves
+from mixlake.mixing.mixture import Kind
 
 MULTILINGUAL = """
 filter: "num_bytes > 200"
