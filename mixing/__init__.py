@@ -6,8 +6,9 @@ from mixlake.mixing.components import Component, OnExhausted, Rules
 from mixlake.mixing.curriculum import Curriculum, Stage
 from mixlake.mixing.explain import ComponentSummary, Explanation, explain
 from mixlake.mixing.mixture import Mixture, Unit
-from mixlake.mixing.run import Run, list_runs
+from mixlake.mixing.run import Run
 from mixlake.mixing.run_config import RunConfig
+from mixlake.mixing.run_table import list_runs
 
 __all__ = [
     "Adapt",

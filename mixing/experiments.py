@@ -19,7 +19,8 @@ from mixlake.catalog import Catalog, ConfigError
 from mixlake.catalog.errors import listed, nearest
 from mixlake.catalog.records import Progress
 from mixlake.mixing.inference import FloatArray
-from mixlake.mixing.run import Run, list_runs
+from mixlake.mixing.run import Run
+from mixlake.mixing.run_table import list_runs
 from mixlake.mixing.simplex import within
 from mixlake.mixing.tilting import prior
 

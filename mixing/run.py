@@ -7,16 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.dataset as pads
 from datafusion import DataFrame
 from rich.console import Group
 from rich.text import Text
 
-from mixlake.catalog import Catalog, ConfigError, LakeError, ScheduleError, schema
-from mixlake.catalog.errors import listed, nearest
-from mixlake.catalog.lake import Fence, arrow_dataset
-from mixlake.catalog.pins import closed_error, is_collected, pin_fence
+from mixlake.catalog import Catalog, ConfigError, ScheduleError
 from mixlake.catalog.records import Progress
 from mixlake.catalog.showing import Shown, new_table
 from mixlake.catalog.tokenizers import TokenizerSpec
@@ -34,6 +29,7 @@ from mixlake.mixing.program import Program
 from mixlake.mixing.quotas import SCALE
 from mixlake.mixing.resolution import plan_cells
 from mixlake.mixing.run_config import RunConfig, fork_config
+from mixlake.mixing.run_table import check_new, read_config, write_config
 from mixlake.mixing.schedule import Schedule
 
 
@@ -105,7 +101,7 @@ class Run(Shown):
             LakeError: there is a run of that name.
         """
         pinned = catalog.at(version=catalog.version)
-        _check_new(pinned, name)
+        check_new(pinned, name)
         config = RunConfig.declare(
             pinned,
             name,
@@ -128,13 +124,7 @@ class Run(Shown):
         config = config.settled(plan)
         if parent is not None:
             Schedule(catalog, config, plan, parent._schedule).check_beginning()
-        row = pa.Table.from_pylist([config.to_row()], schema=schema.TABLES[schema.RUNS].columns)
-        lake, version = catalog.lake, config.catalog_version
-        fences = [Fence(application=f"run:{config.name}", seen=-1, number=0), pin_fence(version)]
-        try:
-            lake.append(schema.RUNS, row, action=f"start {config.name}", fence=fences)
-        except LakeError as error:
-            raise closed_error(lake, version) if is_collected(lake, version) else error from error
+        write_config(catalog, config)
         return cls(catalog, config, plan)._declared()
 
     @classmethod
@@ -144,11 +134,7 @@ class Run(Shown):
         Raises:
             LakeError: there is none of that name.
         """
-        rows = _read(catalog, schema.RUNS, name)
-        if not rows:
-            names = _run_names(catalog)
-            raise LakeError(f"no run {name!r} in {catalog.lake.uri}; there are: {listed(names)}.{nearest(name, names)}")
-        return cls(catalog, RunConfig.from_row(rows[0]))._declared()
+        return cls(catalog, read_config(catalog, name))._declared()
 
     def _declared(self) -> Run:
         self._schedule.declare()
@@ -292,7 +278,7 @@ class Run(Shown):
             raise ConfigError(f"at_chunk is {at_chunk!r}; run {self.name!r} is scheduled up to chunk {scheduled - 1}")
         if catalog.lake.uri != self.catalog.lake.uri:
             raise ConfigError(f"run {self.name!r} is in lake {self.catalog.lake.uri}, not in {catalog.lake.uri}")
-        _check_new(catalog, name)
+        check_new(catalog, name)
         return catalog.at(version=catalog.version)
 
     def set_weights(
@@ -392,26 +378,5 @@ class Run(Shown):
         return self._schedule.weights.shares(weights_version)
 
 
-def list_runs(catalog: Catalog) -> DataFrame:
-    """Return a frame of all runs of the lake."""
-    return catalog.sql(
-        "SELECT run, catalog_version, seed, chunk_size, lanes, config_hash, created_at FROM runs ORDER BY run"
-    )
-
-
 def _load(uri: str, storage_options: dict[str, str], name: str) -> Run:
     return Run.load(Catalog.open(uri, storage_options=storage_options), name)
-
-
-def _check_new(catalog: Catalog, name: str) -> None:
-    if name in _run_names(catalog):
-        raise LakeError(f"run {name!r} exists already in {catalog.lake.uri}; choose another name, or load it")
-
-
-def _run_names(catalog: Catalog) -> list[str]:
-    return sorted(arrow_dataset(catalog.lake.table(schema.RUNS)).to_table(columns=["run"])["run"].to_pylist())
-
-
-def _read(catalog: Catalog, table: str, run: str) -> list[dict[str, Any]]:
-    rows = arrow_dataset(catalog.lake.table(table)).to_table(filter=pads.field("run") == run)
-    return list(rows.to_pylist())
