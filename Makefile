@@ -4,10 +4,10 @@ BENCHMARKS ?= registering querying start schedule commits reading loading tokens
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak bench notebooks lint format
+.PHONY: help demo test soak bench notebooks reference lint format
 
 help: ## Print this help.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
 
 demo: .venv/core.stamp ## Install Mixlake and run its demo; ARGS="…" are passed on to it.
 	$(BIN)/mixlake demo $(ARGS)
@@ -32,6 +32,9 @@ bench: .venv/dev.stamp ## Measure Mixlake beside its limits; BENCHMARKS="…" ch
 
 notebooks: .venv/dev.stamp ## Run the notebooks and render them, with what they show, as pages in build/notebooks.
 	$(BIN)/jupyter-nbconvert --log-level WARN --execute --to html --output-dir build/notebooks notebooks/*.ipynb
+
+reference: .venv/core.stamp ## Write the reference pages in docs/ anew: tables, config groups, commands.
+	$(BIN)/python -m mixlake.conf.reference docs
 
 # One stamp for each set of requirements: installed again only when what is declared has changed.
 .venv/core.stamp: REQUIREMENT := .

@@ -53,6 +53,12 @@ GROUPS: dict[str, dict[str, Command]] = {
         "properties": Command(
             summary="list the properties of a catalog version", example="lake=lake", function=data_commands.properties
         ),
+        "tables": Command(
+            summary="list the tables that SQL can ask, or the columns of one",
+            example="samples",
+            function=data_commands.tables,
+            positional="table",
+        ),
         "sql": Command(
             summary="query the lake, read-only",
             example='"SELECT language, count(*) AS n FROM samples GROUP BY 1"',

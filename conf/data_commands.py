@@ -5,8 +5,9 @@ from __future__ import annotations
 from omegaconf import DictConfig
 
 from mixlake.catalog import Catalog, Proposals, propose_properties, tokenize
+from mixlake.catalog.tables import ColumnRow, describe_columns, describe_tables
 from mixlake.conf.composed import open_catalog, plain, read_properties, read_source, read_tokenizer
-from mixlake.conf.display import Answer, ProgressDisplay
+from mixlake.conf.display import Answer, ProgressDisplay, Rows
 
 
 def register(config: DictConfig) -> Answer:
@@ -137,6 +138,16 @@ def collect(config: DictConfig) -> Answer:
 def compare(config: DictConfig) -> Answer:
     """Compare two versions."""
     return Answer.of_report(Catalog.open(config.lake).diff(config.before, config.after))
+
+
+def tables(config: DictConfig) -> Answer:
+    """List the tables, or the columns of one."""
+    catalog = open_catalog(config)
+    if config.table is None:
+        rows = describe_tables(catalog)
+        return Answer(data=rows, view=Rows(rows, list(rows[0])))
+    rows = [row._asdict() for row in describe_columns(catalog, config.table)]
+    return Answer(data=rows, view=Rows(rows, ColumnRow._fields))
 
 
 def query(config: DictConfig) -> Answer:

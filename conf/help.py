@@ -12,7 +12,7 @@ from mixlake.conf.schema import SCHEMAS
 
 FOLDER = Path(__file__).parent
 _GROUP = re.compile(r"  - (?:optional )?(?P<name>[a-z]+): (?P<choice>\S+)(?: # (?P<comment>.*))?")
-_COMMON = """\
+COMMON = """\
   output=json               the whole answer as one line of JSON; notes and progress are on standard error
   key.inner=value           overrides one value; '~key.inner' takes it out; quote what the shell or YAML would read
   --config-dir FOLDER       groups of your own: FOLDER/mixture/both.yaml is mixture=both
@@ -51,20 +51,26 @@ def overview() -> str:
 
 
 def command_help(name: str, arguments: Sequence[str] = ()) -> str:
+    """Return what a command is for, its config and groups, and what every command takes."""
+    return "\n".join(
+        [own_help(name, config_dirs(arguments)), "", "Every command also takes:", "", COMMON, "", EXIT_CODES]
+    )
+
+
+def own_help(name: str, folders: Sequence[Path] = ()) -> str:
     """Return what a command does, an example, its config with comments, and the groups that it composes."""
     about, body = _config(name)
-    command, groups = COMMANDS[name], command_groups(name, config_dirs(arguments))
+    command, groups = COMMANDS[name], command_groups(name, folders)
     lines = [f"mixlake {name}: {command.summary}", "", f"  mixlake {name} {command.example}", "", about, ""]
     if command.positional is not None:
         lines += [f"An argument that is no override is {command.positional}.", ""]
-    lines += ["Its config, with defaults; ??? has to be given:", "", body, ""]
+    lines += ["Its config, with defaults; ??? has to be given:", "", body]
     if groups:
-        lines += ["Groups, chosen with name=choice, whose values are overridden as name.key=value:", ""]
+        lines += ["", "Groups, chosen with name=choice, whose values are overridden as name.key=value:", ""]
         for group in groups:
             comment = f"  # {group.comment}" if group.comment else ""
             lines.append(f"{group.name}: {' | '.join(group.choices)}{comment}")
-        lines.append("")
-    return "\n".join([*lines, "Every command also takes:", "", _COMMON, "", EXIT_CODES])
+    return "\n".join(lines)
 
 
 def command_groups(name: str, folders: Sequence[Path] = ()) -> list[Group]:

@@ -85,6 +85,13 @@ class DiffConfig(LakeConfig):
 
 
 @dataclass(kw_only=True)
+class TablesConfig(ReadConfig):
+    """`mixlake tables`."""
+
+    table: str | None = None
+
+
+@dataclass(kw_only=True)
 class SqlConfig(ReadConfig):
     """`mixlake sql`."""
 
@@ -291,6 +298,7 @@ SCHEMAS: dict[str, type[LakeConfig]] = {
     "unregister": DatasetConfig,
     "remove": RemoveConfig,
     "gc": GcConfig,
+    "tables": TablesConfig,
     "sql": SqlConfig,
     "explain": ExplainConfig,
     "run": StartConfig,

@@ -267,6 +267,7 @@ def test_every_answer_is_json_on_request(call: Call, tmp_path: Path) -> None:
             "properties": [],
             "history": [],
             "diff": ["before=1"],
+            "tables": ["samples"],
             "sql": ["SELECT count(*) AS n FROM samples"],
             "explain": own,
             "fit-mixture": [*own_mixture(), f"into={tmp_path}/sweep", "experiments=3"],
@@ -287,6 +288,7 @@ def test_every_answer_is_json_on_request(call: Call, tmp_path: Path) -> None:
     assert done["register"]["num_samples"] == 200
     assert done["remove"]["num_samples"] == {"pages": 2}
     assert done["sql"] == [{"n": 198}]
+    assert done["tables"][-1] == {"column": "shout", "type": "string", "meaning": "property of pages: upper(text)"}
     assert [row["name"] for row in done["explain"]["components"]] == ["german", "english"]
     assert done["schedule"] == {"run": "exp1", "num_chunks": 2, "last_chunk": 1, "is_ended": False}
     assert done["weights"][0]["weights"][0] == {"component": "german", "weight": 0.25}
