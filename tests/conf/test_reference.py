@@ -23,7 +23,7 @@ def test_a_page_is_what_make_reference_would_write(name: str) -> None:
 def test_every_column_says_what_it_means() -> None:
     def check(columns: tuple[Column, ...], place: str) -> None:
         for column in columns:
-            assert re.fullmatch(r"[^|\n]{4,}[^|\n.]", column.meaning), f"{place}.{column.name}"
+            assert re.fullmatch(r"[^|\n]{3,}[^|\n.]", column.meaning), f"{place}.{column.name}"
             check(column.inner, f"{place}.{column.name}")
 
     for name, table in TABLES.items():
