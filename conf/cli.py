@@ -24,38 +24,10 @@ from mixlake.conf.completion import completion_script
 from mixlake.conf.composed import write_declaration
 from mixlake.conf.display import make_console, print_answer
 from mixlake.conf.help import command_help, overview
-from mixlake.conf.schema import SCHEMAS, store_schemas
+from mixlake.conf.overrides import hydra_arguments
+from mixlake.conf.schema import store_schemas
 from mixlake.mixing import Run
 
-_OVERRIDE = re.compile(r"[+~]{0,2}([A-Za-z_]\w*)[\w./@:-]*=", re.ASCII)
-_FLAGS_WITH_VALUE = (
-    "--config-dir",
-    "-cd",
-    "--config-path",
-    "-cp",
-    "--config-name",
-    "-cn",
-    "--cfg",
-    "-c",
-    "--package",
-    "-p",
-)
-_OPEN_DICTS = (
-    "properties.",
-    "options.",
-    "set.",
-    "tokens_per_byte.",
-    "length.",
-    "step.",
-    "floor.",
-    "cap.",
-    "importance.",
-)
-_OPEN_KEYS = re.compile(
-    r"mixture\.(\w+=|(shuffle|order_by|unimax)\.|(components\.[^.=]+\.)+(on_exhausted|max_passes|order_by)\b)"
-)
-"""What a mixture and its components may say or leave unsaid. Not weights: with a typo in its name there would be a
-component more."""
 _OPTIONAL_KEYS = {
     r"mixture(\.components\.[^.]+)+": ("where", "weight", "on_exhausted", "max_passes", "order_by", "components"),
     r"curriculum\.stages\.[^.]+": ("until", "mixture", "weights", "ramp"),
@@ -194,33 +166,6 @@ def check_complete(name: str, config: DictConfig) -> None:
     missing = sorted(map(str, OmegaConf.missing_keys(config)))
     if missing:
         raise ConfigError(f"mixlake {name} needs {listed(f'{key}=…' for key in missing)}; see mixlake {name} --help")
-
-
-def hydra_arguments(name: str, positional: str | None, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return flags and overrides apart, as Hydra's parser wants them.
-
-    The one argument that is neither (``mixlake sql "SELECT …"``) becomes an override, and keys in a dict of the user's
-    own names need no ``+``.
-    """
-    keys = {field.name for field in fields(SCHEMAS[name])} | {"hydra"}
-    flags: list[str] = []
-    overrides: list[str] = []
-    for argument in arguments:
-        match = _OVERRIDE.match(argument)
-        is_override = argument.startswith("~") or (match is not None and match[1] in keys)
-        if argument.startswith("-") or (flags[-1:] and flags[-1] in _FLAGS_WITH_VALUE):
-            flags.append(argument)
-        elif is_override or positional is None:
-            is_open = argument.startswith(_OPEN_DICTS) or _OPEN_KEYS.match(argument)
-            overrides.append(f"++{argument}" if is_open else argument)
-        else:
-            overrides.append(f"{positional}={_quoted(argument)}")
-    return flags, overrides
-
-
-def _quoted(text: str) -> str:
-    """Quote a value for Hydra's override grammar: quotes inside are escaped, and backslashes in front of them."""
-    return '"' + re.sub(r'(\\*)("|$)', lambda match: match[1] * 2 + (match[2] and '\\"'), text) + '"'
 
 
 def explain_config_error(error: BaseException) -> str:

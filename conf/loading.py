@@ -11,8 +11,9 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from mixlake.catalog import ConfigError
-from mixlake.conf.cli import check_complete, explain_config_error, hydra_arguments
+from mixlake.conf.cli import check_complete, explain_config_error
 from mixlake.conf.composed import read_mixture, read_settings
+from mixlake.conf.overrides import hydra_arguments
 from mixlake.conf.schema import store_schemas
 
 

@@ -71,9 +71,14 @@ class CellPlan:
         return np.where(owned_CL.any(axis=1), owned_CL.argmax(axis=1), -1).astype(np.int64)
 
     def matching(self, leaf: Leaf) -> npt.NDArray[np.bool_]:
-        """Return which cells match all that a component requires, whether they belong to it or not."""
-        columns = [self.predicates.index(predicate) for predicate in leaf.requires]
-        return np.asarray(self.matches_CP[:, columns].all(axis=1))
+        """Return which cells match what a component is declared as, whether they belong to it or not."""
+
+        def columns(predicates: Sequence[str]) -> list[int]:
+            return [self.predicates.index(predicate) for predicate in predicates]
+
+        is_required = self.matches_CP[:, columns(leaf.requires)].all(axis=1)
+        is_left_over = ~self.matches_CP[:, columns(leaf.excludes if leaf.is_rest else ())].any(axis=1)
+        return np.asarray(is_required & is_left_over)
 
 
 def index_frame(

@@ -39,6 +39,8 @@ class Leaf:
     """How often it goes through its samples; None is without end."""
     bands: tuple[str, ...] = ()
     """Predicates that cut its samples into bands: each is in the first that it matches, else in one after the last."""
+    is_rest: bool = False
+    """Whether it is declared as what the components beside it, which it excludes, leave over."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the leaf as JSON can hold it."""

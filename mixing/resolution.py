@@ -149,7 +149,8 @@ def _check_components(plan: CellPlan, program: Program, version: int) -> None:
             if mine_C.any():
                 continue
             matched = int(plan.num_samples_C[plan.matching(leaf)].sum())
-            why = f"all {matched} samples that match belong to other components" if matched else "no sample matches"
+            nothing = "the components beside it leave no sample" if leaf.is_rest else "no sample matches"
+            why = f"all {matched} samples that match belong to other components" if matched else nothing
             also = " after the filter" if program.filter else ""
             raise ConfigError(f"{leaf.path} is empty: {why}{also} ({condition}) in {at}")
 
@@ -211,7 +212,8 @@ def _static(
             yield from _static(component.components, here, samples, where, chain, own, others, inner_share)
         else:
             name = ".".join(c.name for c in chain)
-            yield replace(_leaf(name, here, inner_share, component.rules), requires=own, excludes=others)
+            leaf = _leaf(name, here, inner_share, component.rules)
+            yield replace(leaf, requires=own, excludes=others, is_rest=component.where is None)
 
 
 def _inferred(

@@ -125,3 +125,19 @@ def test_what_a_run_would_refuse_is_refused(catalog: Catalog, make_mixture: Make
 def test_an_old_version_is_explained_as_it_was(catalog: Catalog, make_mixture: MakeMixture) -> None:
     found = explain(catalog.at(version=1), make_mixture(("true", 1)))
     assert (found.catalog_version, found.components[0].num_samples) == (1, 800)
+
+
+def test_what_a_rest_leaves_to_the_components_beside_it_is_no_overlap(catalog: Catalog, frame: pd.DataFrame) -> None:
+    components = {
+        "code": {"where": "kind = 'code'", "weight": 1},
+        "european": {
+            "where": "language <> 'en'",
+            "weight": 1,
+            "components": {"german": {"where": "language = 'de'", "weight": 1}, "others": {"weight": 1}},
+        },
+    }
+    found = explain(catalog, Mixture.from_dict({"components": components}))
+    is_code, is_german = frame.kind == "code", frame.language == "de"
+    is_other = frame.language.notna() & (frame.language != "en") & ~is_german
+    assert [c.name for c in found.components] == ["code", "european.german", "european.others"]
+    assert [c.num_overlaps for c in found.components] == [0, (is_german & is_code).sum(), (is_other & is_code).sum()]

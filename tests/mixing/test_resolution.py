@@ -185,7 +185,14 @@ def test_a_resolution_goes_through_json(catalog: Catalog) -> None:
             {"components": {"a": {"weight": 1, "components": {"b": {"where": "x", "weight": 1}}}}},
             "a.components.b.where",
         ),
-        ({"components": {"a": {"where": "true", "weight": 1}, "b": {"weight": 1}}}, "components.b is empty: all 2400"),
+        (
+            {"components": {"a": {"where": "true", "weight": 1}, "b": {"weight": 1}}},
+            "components.b is empty: the components beside it leave no sample",
+        ),
+        (
+            {"components": {"a": {"where": "true", "weight": 1}, "b": {"where": "n >= 0", "weight": 1}}},
+            "components.b is empty: all 2400 samples that match belong to other components",
+        ),
     ],
 )
 def test_what_does_not_fit_the_catalog_is_refused(catalog: Catalog, declared: Any, message: str) -> None:
