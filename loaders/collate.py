@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from mixlake.loaders.sequences import PackedSequence, expanded
 
@@ -24,6 +23,8 @@ def collate_tokens(sequences: Sequence[PackedSequence], component_names: Sequenc
     file_id, row), which document ids index; ``components`` has the names that component ids index;
     ``weights_versions`` has one entry per sequence.
     """
+    import torch  # noqa: PLC0415  (not for worker processes, which start without it in half the time)
+
     arrays = expanded(sequences)
     return {
         **{name: torch.from_numpy(array) if isinstance(array, np.ndarray) else array for name, array in arrays.items()},

@@ -10,7 +10,7 @@ from mixlake.loaders.stats import Counts
 Item = TypeVar("Item")
 
 Place: TypeAlias = Any
-"""Where a lane stands after an item, as `LaneDataset.lane_state` understands it: one is made for every item."""
+"""Where a lane stands after an item, as `Lanes.lane_state` understands it: one is made for every item."""
 
 
 class Delivery(NamedTuple, Generic[Item]):
@@ -30,7 +30,7 @@ class Source(Protocol[Item]):
     """Whether items go to another process, so that texts in them may stay UTF-8 until they are there."""
 
     def deliveries(self, worker: int, num_workers: int, *, schedules: bool | None) -> Iterator[Delivery[Item]]:
-        """Yield the items of a worker's lanes in turn; see `LaneDataset.deliveries`."""
+        """Yield the items of a worker's lanes in turn; see `Lanes.deliveries`."""
 
     def counts(self) -> Counts:
         """Return what this process has read."""

@@ -1,7 +1,8 @@
-"""Workers in fresh interpreters, in the place of forked ones: the lake's handles do not survive a fork.
+"""Workers in fresh interpreters, also in the place of forked ones: the lake's handles do not survive a fork.
 
-A fresh interpreter imports the main module only where a worker needs something that is defined there. So, other than
-with `spawn`, scripts need no ``if __name__ == "__main__":`` for it.
+They begin to read in half a second, as they import what they need and no more: not torch, and the main module only
+where a worker needs something that is defined there. So, other than with `spawn`, scripts need no
+``if __name__ == "__main__":`` for it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 from mixlake.catalog import ConfigError
 from mixlake.loaders.messages import from_bytes, to_bytes
 
-_COMMAND = "import sys; sys.path[:] = sys.argv[2:]; from mixlake.loaders import fresh; fresh.main(int(sys.argv[1]))"
+_COMMAND = "import sys; sys.path[:] = sys.argv[3:]; from mixlake.loaders import fresh; fresh.main(int(sys.argv[2]))"
 _MAIN = ("init_main_from_name", "init_main_from_path", "sys_argv")
 
 
@@ -26,11 +27,12 @@ class FreshProcess:
     """A worker in an interpreter of its own. Processes that may have no children by `multiprocessing` can have it."""
 
     def __init__(
-        self, target: Callable[..., None], payload: bytes, arguments: tuple[Any, ...], end: Connection
+        self, name: str, target: Callable[..., None], payload: bytes, arguments: tuple[Any, ...], end: Connection
     ) -> None:
         """Prepare the process.
 
         Args:
+            name: what lists of processes show among its arguments.
             target: a function of a module, called with what loads the payload, the arguments and the connection.
             payload: something pickled.
             arguments: more, that can be pickled.
@@ -38,12 +40,13 @@ class FreshProcess:
         """
         self._content = to_bytes((target, payload, arguments, _main_module()))
         self._end = end
+        self._name = name
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start the process; it ends when this one does."""
         descriptor = self._end.fileno()
-        command = [spawn.get_executable(), "-c", _COMMAND, str(descriptor), *sys.path]
+        command = [spawn.get_executable(), "-c", _COMMAND, self._name, str(descriptor), *sys.path]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[descriptor])
         assert self._process.stdin is not None
         try:

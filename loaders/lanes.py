@@ -1,4 +1,4 @@
-"""What the torch datasets over a run share: lanes, turns and state.
+"""What a process reads of a run: lanes, turns and state. Worker processes have this without torch.
 
 Items come from the lanes in turn: the next one is of the lane that has given the fewest, and of those the first. Rank r
 of W has every W-th lane, so any world size that divides the lanes gives the same global sequence. A lane that has ended
@@ -11,8 +11,6 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
-
-from torch.utils.data import IterableDataset, get_worker_info
 
 from mixlake.catalog import ConfigError
 from mixlake.catalog.problems import OnError, checked_on_error
@@ -83,8 +81,8 @@ class Reading:
         )
 
 
-class LaneDataset(IterableDataset[Item], Generic[Item]):
-    """What both datasets share: lanes, turns and state.
+class Lanes(Generic[Item]):
+    """The lanes of a rank, whatever is made of their samples.
 
     One process schedules the run while it reads: that of rank 0, or its first worker. All others wait for chunks.
     """
@@ -153,10 +151,9 @@ class LaneDataset(IterableDataset[Item], Generic[Item]):
         """Return how many tokens items hold, without padding; 0 where they are not tokens."""
         return 0
 
-    def __iter__(self) -> Iterator[Item]:
-        worker = get_worker_info()
-        number, num_workers = (worker.id, worker.num_workers) if worker else (0, 1)
-        for delivery in self.deliveries(number, num_workers):
+    def items(self, worker: int = 0, num_workers: int = 1) -> Iterator[Item]:
+        """Yield the items of a worker's lanes in turn; what is yielded counts as delivered."""
+        for delivery in self.deliveries(worker, num_workers):
             self.note(delivery)
             yield delivery.item
 

@@ -14,14 +14,14 @@ from mixlake.catalog.tokenizers import TokenizerSpec
 from mixlake.loaders.collate import Batch
 from mixlake.loaders.deliveries import Delivery
 from mixlake.loaders.ending import Ending, Ends
-from mixlake.loaders.lanes import LaneDataset
+from mixlake.loaders.lanes import Lanes
 from mixlake.loaders.placement import Group
 from mixlake.loaders.reporting import Reporter
-from mixlake.loaders.samples import SampleDataset
+from mixlake.loaders.samples import SampleLanes
 from mixlake.loaders.scheduling import BackgroundScheduler
 from mixlake.loaders.sequences import PackedSequence
 from mixlake.loaders.stats import Counts, Meter, Stats
-from mixlake.loaders.tokens import TokenDataset
+from mixlake.loaders.tokens import TokenLanes
 from mixlake.loaders.workers import CONTEXTS, Workers
 from mixlake.mixing import Run
 
@@ -37,7 +37,7 @@ class Loader(Generic[Item]):
 
     def __init__(
         self,
-        dataset: LaneDataset[Item],
+        dataset: Lanes[Item],
         *,
         batch_size: int,
         num_workers: int,
@@ -207,7 +207,7 @@ def make_loader(
     timeout: float = 300.0,
     cache_bytes: int = 256 << 20,
     on_error: str = "raise",
-    multiprocessing_context: str = "forkserver",
+    multiprocessing_context: str = "fresh",
     adapt: bool = True,
     log_every: int | None = None,
     **samples: Unpack[SampleOptions],
@@ -233,7 +233,7 @@ def make_loader(
         timeout: seconds to wait for a chunk that another process schedules.
         cache_bytes: bound of what is held of files in memory, per process, in bytes as they lie in the files.
         on_error: ``raise``, or ``skip`` to deliver other samples in the place of those that cannot be read.
-        multiprocessing_context: ``forkserver``, ``spawn``, or ``fork``, which starts fresh interpreters all the same.
+        multiprocessing_context: ``fresh`` interpreters, also in the place of ``fork``, or ``forkserver`` or ``spawn``.
         adapt: whether rank 0 adapts the run's weights, where it is declared to; else ``mixlake adapt`` does.
         log_every: batches after which a line about `stats` goes to the logger ``mixlake.loaders``, at level INFO.
         **samples: for samples, ``fields``, ``images``, ``transform`` and ``collate`` of `SampleDataset`.
@@ -256,9 +256,9 @@ def _dataset(
     of_tokens: Mapping[str, Any],
     of_samples: SampleOptions,
     reading: Mapping[str, Any],
-) -> LaneDataset[Any]:
+) -> Lanes[Any]:
     if tokenizer is None:
-        return SampleDataset(run, **of_samples, **reading)
+        return SampleLanes(run, **of_samples, **reading)
     if of_samples:
         raise ConfigError(f"{listed(of_samples)} goes with tokenizer=None; tokens are made of the text alone")
-    return TokenDataset(run, tokenizer=tokenizer, **of_tokens, **reading)
+    return TokenLanes(run, tokenizer=tokenizer, **of_tokens, **reading)

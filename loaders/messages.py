@@ -9,17 +9,20 @@ import fcntl
 import io
 import os
 import struct
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
 
 from mixlake.catalog.columns import as_text
 from mixlake.catalog.records import IntArray
+
+if TYPE_CHECKING:
+    import torch
 
 _PIPE_BYTES = 1 << 20
 """What the kernel holds of a pipe, where it may: with its usual 64 kB, reader and writer wake each other 16 times a MB,
@@ -105,7 +108,7 @@ def _read(descriptor: int, num_bytes: int) -> bytearray:
     return content
 
 
-def _reduce_tensor(tensor: torch.Tensor) -> Any:
+def _reduce_tensor(tensor: torch.Tensor, torch: Any) -> Any:
     """Send a tensor's content beside the pickle, whatever its type: numpy does not know all of torch's."""
     if tensor.device.type != "cpu" or tensor.layout is not torch.strided or tensor.requires_grad:
         return NotImplemented
@@ -114,6 +117,8 @@ def _reduce_tensor(tensor: torch.Tensor) -> Any:
 
 
 def _tensor(content: Any, dtype: torch.dtype, shape: torch.Size) -> torch.Tensor:
+    import torch  # noqa: PLC0415  (workers that make no tensors need not have it)
+
     return torch.from_numpy(content).view(dtype).reshape(shape)
 
 
@@ -121,7 +126,8 @@ class _Pickler(ForkingPickler):
     """What connections of multiprocessing send with, but for tensors."""
 
     def reducer_override(self, value: Any) -> Any:
-        return _reduce_tensor(value) if type(value) is torch.Tensor else NotImplemented
+        torch = sys.modules.get("torch")
+        return _reduce_tensor(value, torch) if torch and type(value) is torch.Tensor else NotImplemented
 
 
 class _Joined(NamedTuple):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
-
-import torch.distributed as dist
-from torch.distributed.device_mesh import DeviceMesh
+from typing import TYPE_CHECKING, TypeAlias
 
 from mixlake.catalog import ConfigError
+
+if TYPE_CHECKING:
+    import torch.distributed as dist
+    from torch.distributed.device_mesh import DeviceMesh
 
 Group: TypeAlias = "dist.ProcessGroup | DeviceMesh"
 """The processes that share a run out among them: a data-parallel group, or the data-parallel dimensions of a mesh."""
@@ -61,7 +63,7 @@ def place(
         raise ConfigError(f"world_size is {world_size}; the run has {num_lanes} lanes, which it must divide")
     if not 0 <= rank < world_size:
         raise ConfigError(f"rank is {rank}; expected 0 to {world_size - 1}")
-    leads = rank == 0 if group is None else dist.get_rank() == 0
+    leads = rank == 0 if group is None else _global_rank() == 0
     return Placement(
         rank=rank,
         world_size=world_size,
@@ -72,6 +74,9 @@ def place(
 
 
 def _rank_in(group: Group) -> tuple[int, int]:
+    import torch.distributed as dist  # noqa: PLC0415  (as below)
+    from torch.distributed.device_mesh import DeviceMesh  # noqa: PLC0415
+
     if isinstance(group, DeviceMesh):
         here: Sequence[int] | None = group.get_coordinate()
         if here is None:
@@ -85,5 +90,14 @@ def _rank_in(group: Group) -> tuple[int, int]:
     return dist.get_rank(group), dist.get_world_size(group)
 
 
+def _global_rank() -> int:
+    import torch.distributed as dist  # noqa: PLC0415  (worker processes need this module, but not torch)
+
+    return dist.get_rank()
+
+
 def _num_processes() -> int:
+    dist = sys.modules.get("torch.distributed")  # whoever runs several processes has imported it
+    if dist is None:
+        return 1
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1

@@ -1,4 +1,4 @@
-"""Samples as a torch dataset: one item per sample."""
+"""Samples out of a run's lanes: one item per sample."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mixlake.loaders.deliveries import Place
 from mixlake.loaders.documents import LaneChunks, SampleQueue
 from mixlake.loaders.groups import SampleGroup
 from mixlake.loaders.images import Images
-from mixlake.loaders.lanes import LaneDataset, Reading
+from mixlake.loaders.lanes import Lanes, Reading
 from mixlake.loaders.placement import Group
 from mixlake.loaders.replacing import Address
 from mixlake.mixing import Run
@@ -20,11 +20,8 @@ from mixlake.mixing import Run
 _TEXT = (str, memoryview)
 
 
-class SampleDataset(LaneDataset[Any]):
-    """Yields samples as dicts: the record's fields, ``component`` (its name) and ``sample`` (its address).
-
-    The address is (registration, file_id, row). Only the text is read, as ``text``, unless ``fields`` asks for more.
-    """
+class SampleLanes(Lanes[Any]):
+    """What `mixlake.loaders.SampleDataset` yields."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Tokens as a torch dataset: one item per packed sequence."""
+"""Tokens out of a run's lanes: one item per packed sequence."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mixlake.loaders.best_fit import BestFitPacker
 from mixlake.loaders.collate import Batch, collate_tokens
 from mixlake.loaders.deliveries import Place
 from mixlake.loaders.documents import LaneChunks
-from mixlake.loaders.lanes import LaneDataset, Reading
+from mixlake.loaders.lanes import Lanes, Reading
 from mixlake.loaders.packing import ConcatPacker, Packing
 from mixlake.loaders.placement import Group
 from mixlake.loaders.sequences import PackedSequence, make_padding
@@ -20,13 +20,8 @@ from mixlake.mixing import Run, Unit
 _PACKERS: dict[str, type[ConcatPacker] | type[BestFitPacker]] = {"concat": ConcatPacker, "best_fit": BestFitPacker}
 
 
-class TokenDataset(LaneDataset[PackedSequence]):
-    """Yields packed sequences of a fixed number of tokens.
-
-    Where the mixture counts bytes or tokens, the declared shares hold in delivered tokens at every sequence, within
-    one sequence per component and lane (see `mixlake.loaders.best_fit` for its own bound); where it counts samples,
-    documents follow in the order of the chunks.
-    """
+class TokenLanes(Lanes[PackedSequence]):
+    """What `mixlake.loaders.TokenDataset` yields."""
 
     def __init__(
         self,

@@ -25,7 +25,7 @@ from mixlake.loaders.stats import Counts
 from mixlake.loaders.working import Bundle, Share, work
 
 Item = TypeVar("Item")
-CONTEXTS = ("fork", "forkserver", "spawn")
+CONTEXTS = ("fresh", "fork", "forkserver", "spawn")
 _PATIENCE_SECONDS = 0.1
 
 
@@ -58,8 +58,9 @@ class Workers(Generic[Item]):
             source: what they read, from where it stands.
             num_workers: how many share it out; worker w of n has every n-th lane.
             bundle_size: items that are sent together.
-            context: ``forkserver``, ``spawn``, or ``fork``: the lake's handles do not survive a fork, so fresh
-                interpreters are started in the place of forked ones.
+            context: ``fresh`` interpreters, which import the main module only where they need something of it; the
+                same for ``fork``, which the lake's handles do not survive; or ``forkserver`` or ``spawn`` of
+                `multiprocessing`, which always imports it, and with it most often torch.
             only: the one of them that is to be started; None is all.
             schedules: whether they schedule the run; None is as the source has it.
 
@@ -167,17 +168,17 @@ def _pickled(source: Source[Item]) -> bytes:
 
 
 def _process(context: str, payload: bytes, share: Share, end: Connection) -> _Process:
-    if context == "fork":
-        return FreshProcess(work, payload, (share,), end)
-    arguments = (partial(from_bytes, payload), share, end)
     name = f"mixlake-worker-{share.worker}"
+    if context in ("fresh", "fork"):
+        return FreshProcess(name, work, payload, (share,), end)
+    arguments = (partial(from_bytes, payload), share, end)
     process: _Process = _context(context).Process(target=work, args=arguments, name=name, daemon=True)  # type: ignore[attr-defined]
     return process
 
 
 def _context(name: str) -> BaseContext:
-    """Return a context whose workers start in a moment: the fork server imports torch once, for all of them."""
+    """Return a context; a fork server imports what workers need once, for all of them."""
     context = get_context(name)
     if name == "forkserver":
-        context.set_forkserver_preload(["__main__", "mixlake.loaders"])
+        context.set_forkserver_preload(["__main__", "mixlake.loaders.working"])
     return context

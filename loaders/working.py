@@ -6,6 +6,7 @@ import gc
 import os
 import queue
 import signal
+import sys
 import threading
 import traceback
 from collections import deque
@@ -15,8 +16,6 @@ from itertools import islice
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple
-
-import torch
 
 from mixlake.catalog import MixlakeError
 from mixlake.loaders.deliveries import Delivery, Place, Source
@@ -59,7 +58,7 @@ class Bundle(NamedTuple):
 def work(load: Callable[[], Source[Any]], share: Share, connection: Connection) -> None:
     """Send the deliveries of a worker, until they end or nobody wants them; an error is the last that is sent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the trainer gets it too, and ends its workers
-    torch.set_num_threads(1)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # for libraries that are imported from here on
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     ready: queue.Queue[Bundle] = queue.Queue(_BUNDLES_AHEAD)
     sizes = deque([_SMALL_BYTES], maxlen=1)
@@ -68,6 +67,8 @@ def work(load: Callable[[], Source[Any]], share: Share, connection: Connection) 
     try:
         source = load()
         gc.freeze()  # what was imported is there to stay: collections need not look through it
+        if torch := sys.modules.get("torch"):  # what a transform imports
+            torch.set_num_threads(1)
         source.is_sent = True
         deliveries = source.deliveries(share.worker, share.num_workers, schedules=share.schedules)
         num = share.bundle_size

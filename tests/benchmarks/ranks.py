@@ -23,7 +23,7 @@ from mixlake.catalog import Catalog
 from mixlake.catalog.records import IntArray
 from mixlake.loaders.documents import LaneChunks
 from mixlake.loaders.feed import Supply
-from mixlake.loaders.lanes import LaneDataset, Reading
+from mixlake.loaders.lanes import Lanes, Reading
 from mixlake.mixing import Run
 from tests.benchmarks.generated import SAMPLES_PER_FILE, five_components, make_lake
 from tests.benchmarks.report import Line, alone, show
@@ -34,7 +34,7 @@ _LANES = 2_048
 _WORKERS = 8
 
 
-class Addresses(LaneDataset[IntArray]):
+class Addresses(Lanes[IntArray]):
     """Yields chunks as the addresses of their samples, in delivery order: everything is done but reading."""
 
     def __init__(self, run: Run, rank: int, world_size: int) -> None:

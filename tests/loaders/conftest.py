@@ -94,3 +94,21 @@ def make_run(catalog: Catalog) -> MakeRun:
 @pytest.fixture(scope="session")
 def collection(catalog: Catalog) -> Path:
     return Path(catalog.lake.uri).parent
+
+
+def _workers() -> dict[str, int]:
+    names = (b"mixlake-worker-0", b"mixlake-worker-1")
+    found: dict[str, int] = {}
+    for children in Path("/proc/self/task").glob("*/children"):
+        for pid in children.read_text().split():
+            arguments = Path("/proc", pid, "cmdline").read_bytes().split(b"\0")
+            found |= {name.decode(): int(pid) for name in names if name in arguments}
+    return found
+
+
+@pytest.fixture
+def workers() -> Callable[[], dict[str, int]]:
+    """Finds the worker processes that there are: what they are called, and their ids."""
+    if not Path("/proc/self/task").exists():
+        pytest.skip("it looks for processes in /proc")
+    return _workers

@@ -122,7 +122,7 @@ def test_a_killed_trainer_goes_on_with_the_batch_after_its_last(make_run: Any, t
         ({"num_workers": 5}, "num_workers is 5, but rank 0 has 4 lanes; every worker needs one"),
         (
             {"num_workers": 1, "multiprocessing_context": "thread"},
-            "multiprocessing_context is 'thread'; expected one of fork, forkserver, spawn",
+            "multiprocessing_context is 'thread'; expected one of fresh, fork, forkserver, spawn",
         ),
         ({"sequence_length": 1}, "sequence_length is 1; expected 2 or more"),
         ({"packing": "tight"}, "packing is 'tight'; expected one of concat, best_fit"),

@@ -27,7 +27,7 @@ def every_address(run: Run) -> list[tuple[str, int, int]]:
     return [(row["registration"], row["file_id"], row["row"]) for row in found]
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])  # other tests of ours have the fork server
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])  # the other tests have fresh ones
 def test_our_workers_give_the_same_batches_however_they_start(make_run: MakeRun, method: str) -> None:
     run, twin = make_run(unit="bytes"), make_run(unit="bytes")
     options: dict[str, Any] = {"batch_size": 6, "sequence_length": 256, "timeout": 60}

@@ -1,8 +1,8 @@
 """Workers that are killed, that fail, and that have more lanes than others."""
 
 import contextlib
+import importlib
 import logging
-import multiprocessing
 import os
 import re
 import signal
@@ -22,13 +22,7 @@ def rows(batch: dict[str, Any]) -> list[bytes]:
     return [row.tobytes() for row in batch["input_ids"].numpy()]
 
 
-def worker(number: int) -> int:
-    found = [child.pid for child in multiprocessing.active_children() if child.name == f"mixlake-worker-{number}"]
-    assert len(found) == 1
-    return found[0] or 0
-
-
-def test_after_a_worker_was_killed_the_next_loader_goes_on_exactly(make_run: Any) -> None:
+def test_after_a_worker_was_killed_the_next_loader_goes_on_exactly(make_run: Any, workers: Any) -> None:
     run = make_run(unit="bytes", on_exhausted="repeat", max_passes=20)  # more than workers read ahead
     options: dict[str, Any] = {"batch_size": 4, "sequence_length": 64}
     whole = [rows(batch) for batch in make_loader(run, **options)]
@@ -40,11 +34,11 @@ def test_after_a_worker_was_killed_the_next_loader_goes_on_exactly(make_run: Any
             loader.load_state_dict(state)
         stream = iter(loader)
         delivered += [rows(next(stream)) for _ in range(num_batches)]
-        os.kill(worker(number), signal.SIGKILL)
+        os.kill(workers()[f"mixlake-worker-{number}"], signal.SIGKILL)
         with pytest.raises(MixlakeError, match=rf"worker {number} of the loader \(process \d+\) was killed by SIGKILL"):
             delivered.extend(map(rows, stream))
         state = loader.state_dict()
-        assert not [child for child in multiprocessing.active_children() if child.name.startswith("mixlake-worker")]
+        assert not workers()
     last = make_loader(run, **options)
     last.load_state_dict(state)
     assert delivered + [rows(batch) for batch in last] == whole
@@ -60,6 +54,27 @@ def test_workers_with_unequal_numbers_of_lanes_give_the_same_batches(make_run: A
     assert stats.num_items == sum(map(len, alone))
     assert stats.read.num_samples == 900
     assert 0 < stats.waiting_seconds <= stats.seconds
+
+
+HAS_TORCH = """
+import sys
+
+def has_torch(sample):
+    return "torch" in sys.modules
+"""
+
+
+def test_workers_read_without_torch_unless_something_imports_it(
+    make_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "looking.py").write_text(HAS_TORCH)
+    (tmp_path / "torching.py").write_text(f"import torch\n{HAS_TORCH}")
+    monkeypatch.syspath_prepend(tmp_path)
+    for module, expected in (("looking", False), ("torching", True)):
+        transform = importlib.import_module(module).has_torch
+        options: dict[str, Any] = {"tokenizer": None, "transform": transform, "collate": list}
+        found: Any = next(iter(make_loader(make_run(), batch_size=2, num_workers=1, **options)))
+        assert found == [expected, expected]
 
 
 def no_ids(text: str) -> Any:
@@ -113,7 +128,7 @@ def members(group: int) -> list[int]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="it looks for processes in /proc")
-@pytest.mark.parametrize("method", ["fork", "forkserver"])
+@pytest.mark.parametrize("method", ["fresh", "forkserver"])
 def test_nothing_is_left_of_a_trainer_that_was_killed(make_run: Any, tmp_path: Path, method: str) -> None:
     run = make_run(unit="bytes")
     script = tmp_path / "trainer.py"
