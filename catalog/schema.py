@@ -204,7 +204,7 @@ TABLES: dict[str, TableSchema] = {
         "one weights version of one run",
         _RUN,
         Column("version", _LONG, "number of the version, from 1"),
-        Column("step", _LONG, "training step that led to it; null where none did"),
+        Column("step", _LONG, "training step that led to it; null or 0 where none did"),
         Column("chunk", _LONG, "first chunk that has these weights"),
         _list("weights", _WEIGHT, "share of every component"),
         Column("cause", _STRING, "declared, curriculum, manual, adapt, or exhausted: a component has left"),

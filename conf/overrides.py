@@ -40,7 +40,7 @@ _OPEN_KEYS = re.compile(
 )
 """What a mixture and its components may say or leave unsaid. Not weights: with a typo in its name there would be a
 component more."""
-_SQL_KEYS = re.compile(r"[+]{0,2}(properties\.[^=]+|([^=]+\.)?(where|filter|expression))")
+_SQL_KEYS = re.compile(r"[+]{0,2}(properties\.[^=]+|([^=]+\.)?(where|filter|query|source|expression))")
 
 
 def hydra_arguments(name: str, positional: str | None, arguments: Sequence[str]) -> tuple[list[str], list[str]]:

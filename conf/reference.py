@@ -1,10 +1,11 @@
-"""The reference pages: tables and columns as the schema module has them, groups and commands as conf/ has them.
+"""The reference pages: tables as the schema module has them, groups and commands as conf/ has them, and the modules.
 
 ``python -m mixlake.conf.reference docs`` writes them (`make reference`); a test says if they are out of date.
 """
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
 from pathlib import Path
@@ -36,6 +37,15 @@ _COMMANDS = """\
 Every command is a Hydra config, whose keys `key=value` overrides; `mixlake COMMAND --help` prints what is on this page,
 with the groups of your own.
 """
+_MODULES = """\
+Imports run one way, from the last of these folders to the first. `catalog/` is `mixlake.catalog`, and so on.
+"""
+_FOLDERS = {
+    "catalog": "What data there is: formats, registration, Delta tables, versions, SQL",
+    "mixing": "What to train on: mixtures, curricula, runs, the scheduler, adaptive mixing",
+    "loaders": "How training reads it: chunks, order, packing, torch datasets, state",
+    "conf": "The front door: Hydra groups, their types, and the `mixlake` command",
+}
 
 
 def tables_page() -> str:
@@ -73,7 +83,23 @@ def commands_page() -> str:
     return "\n".join([*lines, "## All of them", "", "```text", COMMON, "```", "", EXIT_CODES, ""])
 
 
-PAGES = {"tables.md": tables_page, "groups.md": groups_page, "commands.md": commands_page}
+def modules_page() -> str:
+    """Return the page of the modules, each with the first sentence of its docstring."""
+    lines = ["# Modules", "", _WRITTEN.format(source="the modules' docstrings"), "", _MODULES]
+    for package, about in _FOLDERS.items():
+        lines += [f"## {package}", "", f"{about}.", "", "| module | what it does |", "|---|---|"]
+        for path in sorted((FOLDER.parent / package).glob("[!_]*.py")):
+            docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+            lines.append(f"| `{path.name}` | {_first_sentence(docstring)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+PAGES = {"tables.md": tables_page, "groups.md": groups_page, "commands.md": commands_page, "modules.md": modules_page}
+
+
+def _first_sentence(docstring: str) -> str:
+    return " ".join(docstring.split("\n\n", maxsplit=1)[0].split()).rstrip(".").replace("``", "`")
 
 
 def _purpose(name: str) -> str:

@@ -42,14 +42,3 @@ def test_three_overrides_change_the_experiment_as_the_readme_says(tmp_path: Path
     for command, said in steps:
         printed = run([mixlake, *shlex.split(command, comments=True)], tmp_path)
         assert [line.rstrip() for line in printed.strip("\n ").splitlines()] == said.strip().splitlines()
-
-
-def test_the_tree_names_every_module() -> None:
-    text = README.split("## The tree")[1]
-    modules = [
-        path.name
-        for folder in ("catalog", "mixing", "loaders", "conf")
-        for path in (ROOT / folder).glob("*.py")
-        if path.name != "__init__.py"
-    ]
-    assert [name for name in modules if not re.search(rf"\b{re.escape(name)}", text)] == []
