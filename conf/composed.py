@@ -111,7 +111,7 @@ def write_declaration(run: Run, folder: Path, keys: Sequence[str]) -> dict[str, 
         "origin": {key: settings[key] for key in keys},
     }
     if config.curriculum is not None:
-        groups["curriculum"] = config.curriculum.to_dict()
+        groups["curriculum"] = _without_common(config.curriculum.to_dict())
     if config.adapt is not None:
         groups["adapt"] = config.adapt.to_dict()
     for group, declared in groups.items():
@@ -119,6 +119,14 @@ def write_declaration(run: Run, folder: Path, keys: Sequence[str]) -> dict[str, 
         (folder / group).mkdir()
         (folder / group / f"{FROM_RUN}.yaml").write_text(package + OmegaConf.to_yaml(declared), encoding="utf-8")
     return {group: f"{group}={FROM_RUN}" for group in groups}
+
+
+def _without_common(curriculum: dict[str, Any]) -> dict[str, Any]:
+    """Return a curriculum whose stages leave to the run's mixture what all of them share, so that it can be changed."""
+    mixtures = [stage["mixture"] for stage in curriculum["stages"].values() if stage["mixture"] is not None]
+    for mixture in mixtures:
+        del mixture["unit"], mixture["shuffle"]
+    return curriculum
 
 
 def open_catalog(config: DictConfig) -> Catalog:

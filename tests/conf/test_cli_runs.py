@@ -118,6 +118,17 @@ def test_what_is_chosen_is_not_taken_from_the_other_run(mixlake: Mixlake, folder
     assert (load(folder, "scaled").config.chunk_size, load(folder, "scaled").config.lanes) == (256, 2)
 
 
+def test_what_all_stages_share_is_overridden_for_all_of_them(mixlake: Mixlake, folder: Path) -> None:
+    (folder / "my" / "curriculum" / "other.yaml").write_text(
+        "stages: {first: {until: {chunks: 3}}, second: {mixture: {components: {english: {weight: 1}}}}}"
+    )
+    mixlake("run", *OWN, "curriculum=other", "name=narrow")
+    mixlake("run", "--from", "narrow", "name=wide", "shuffle=wide")
+    config = load(folder, "wide").config
+    assert config.curriculum is not None
+    assert [config.mixture.window, *(m.window for s in config.curriculum.stages if (m := s.mixture))] == [16, 16]
+
+
 def test_what_a_component_leaves_unsaid_is_overridden_as_what_it_says(mixlake: Mixlake, folder: Path) -> None:
     settings = ("german.on_exhausted=repeat", "german.max_passes=3", "code.components.long.order_by=num_bytes")
     mixlake("run", *OWN, "name=unsaid", *(f"mixture.components.{setting}" for setting in settings))
@@ -182,6 +193,9 @@ def test_a_process_follows_until_the_run_ends(mixlake: Mixlake) -> None:
         (["mixture.components.german.max_pases=2"], r"Could not override.* Did you mean 'max_passes'\?"),
         (["curriculum=mine", "+curriculum.stages.first.untl.chunks=3"], r"first has no key 'untl'.* mean 'until'\?"),
         (["curriculum=mien"], r"there is no curriculum 'mien'; there are: mine, .* Did you mean 'mine'\?"),
+        (["shuffle=wiide"], r"there is no shuffle 'wiide'; there are: blocks, none, wide. Did you mean 'wide'\?"),
+        (["scale=huge"], "there is no scale 'huge'; there are: large, small"),
+        (["experiment=smolm"], r"there is no experiment 'smolm'.* Did you mean 'smollm'\?"),
         (["length={epochs: 3}"], "length has no key 'epochs'; allowed: steps, chunks"),
     ],
 )
