@@ -94,24 +94,26 @@ def plot_shares(run: Run, *, over: str = "chunks") -> Plot:
     weights_NK = None
     if over == "steps":
         steps = _feedback(run)
-        x_N = np.array([losses.step for losses in steps], np.float64)
+        starts_N = np.array([losses.step for losses in steps], np.int64)
+        edges = np.append(starts_N, starts_N[-1] + 1)
         units_NK = np.array([losses.num_tokens for losses in steps], np.float64)
         label, unit = "training step", "tokens with a loss"
     elif over in ("chunks", "units"):
         so_far, unit = _drawn(run), run.program.unit.value
         units_NK, weights_NK = so_far.units_NK, so_far.weights_NK
-        x_N = np.asarray(so_far.chunk_N if over == "chunks" else np.cumsum(units_NK.sum(axis=1)), np.float64)
+        by_chunk = np.append(so_far.chunk_N, so_far.chunk_N[-1] + 1)
+        edges = by_chunk if over == "chunks" else np.append(0.0, np.cumsum(units_NK.sum(axis=1)))
         label = "chunk" if over == "chunks" else f"{unit} drawn"
     else:
         raise ConfigError(f"over is {over!r}; expected chunks, units or steps")
     plot, (axes,) = new_plot()
-    _stack(axes, run.components, *_binned(x_N, units_NK))
+    _stack(axes, run.components, *_binned(edges.astype(np.float64), units_NK))
     if weights_NK is not None:
         for line in np.cumsum(weights_NK, axis=1).T[:-1]:
-            axes.step(x_N, line, where="post", color="black", linewidth=0.9, linestyle=":")
+            axes.step(edges, np.append(line, line[-1]), where="post", color="black", linewidth=0.9, linestyle=":")
         axes.plot([], [], color="black", linewidth=0.9, linestyle=":", label="weights in force")
     label_axes(axes, title=f"shares in run {run.name}", x=label, y=f"share of {unit}", grid="")
-    _finish_stack(axes, float(x_N[0]), float(x_N[-1]))
+    _finish_stack(axes, float(edges[0]), float(edges[-1]))
     return plot
 
 
@@ -229,13 +231,14 @@ def plot_passes(run: Run) -> Plot:
             sizes[leaf.name] = max(sizes[leaf.name], int(plan.num_samples_C[owner_C == index].sum()))
     passes_NK = np.cumsum(so_far.samples_NK, axis=0) / np.maximum([sizes[name] for name in run.components], 1)
     plot, (axes,) = new_plot()
-    _lines(axes, run.components, so_far.chunk_N, passes_NK, is_step=False)
+    num_chunks = np.append(0, so_far.chunk_N + 1)
+    _lines(axes, run.components, num_chunks, np.append(np.zeros_like(passes_NK[:1]), passes_NK, axis=0), is_step=False)
     top = float(passes_NK.max())
     for whole in range(1, math.ceil(top) if top < 12 else 0):
         axes.axhline(whole, color="#d0d0d0", linewidth=0.8, zorder=0)
-    label_axes(axes, title=f"passes of run {run.name}", x="chunk", y="passes over a component's samples")
+    label_axes(axes, title=f"passes of run {run.name}", x="chunks drawn", y="passes over a component's samples")
     axes.set_ylim(bottom=0)
-    axes.set_xlim(left=0)
+    axes.set_xlim(0, num_chunks[-1])
     count_axis(axes, "x")
     add_legend(axes)
     return plot
@@ -298,13 +301,18 @@ def _law(counts_N: FloatArray, losses_N: FloatArray, tokens_N: FloatArray) -> La
     return fit_laws(counts_N[None], losses_N[None], tokens_N[None], limits=limits)
 
 
-def _binned(x_N: FloatArray, units_NK: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return at most `_BINS` stretches: the corners of their steps, and the components' shares in each, both twice."""
-    firsts: IntArray = np.unique(np.linspace(0, len(x_N), min(_BINS, len(x_N)) + 1).astype(np.int64))[:-1]
+def _binned(edges: FloatArray, units_NK: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return at most `_BINS` stretches: the corners of their steps, and the components' shares in each, both twice.
+
+    Args:
+        edges: where each of the N rows begins, and where the last one ends, shape (N + 1,).
+        units_NK: what each row has of each component.
+    """
+    num = len(units_NK)
+    firsts: IntArray = np.unique(np.linspace(0, num, min(_BINS, num) + 1).astype(np.int64))[:-1]
     sums = np.add.reduceat(units_NK, firsts, axis=0)
     shares = sums / np.maximum(sums.sum(axis=1, keepdims=True), 1e-300)
-    edges = np.append(x_N[firsts], x_N[-1] + (1 if len(x_N) < 2 else x_N[-1] - x_N[-2]))
-    return np.repeat(edges, 2)[1:-1], np.repeat(shares, 2, axis=0)
+    return np.repeat(edges[np.append(firsts, num)], 2)[1:-1], np.repeat(shares, 2, axis=0)
 
 
 def _stack(axes: Axes, names: Sequence[str], x: FloatArray, shares: FloatArray) -> None:

@@ -111,6 +111,8 @@ def test_shares_are_those_of_the_chunks_or_of_the_steps(run: Run) -> None:
         heights = {round(float(y), 6) for _, y in axes.collections[0].get_paths()[0].vertices} - {0.0}
         assert heights == ({0.3} if over == "steps" else {round(share, 6) for share in shares.tolist()})
         assert axes.get_xlabel() == label
+        stop = {"chunks": 12, "units": found.units_NK.sum(), "steps": run.feedback.last_step() + 1}[over]
+        assert axes.get_xlim() == (0, stop), "from the first to the end of the last"
     with pytest.raises(ConfigError, match="over is 'time'; expected chunks, units or steps"):
         plot_shares(run, over="time")
 
@@ -149,8 +151,9 @@ def test_passes_add_up_what_was_drawn(run: Run) -> None:
     axes = axes_of(plot_passes(run))
     sizes = np.array([c.num_samples for c in explain(run.catalog, run.config.mixture).components])
     for index, name in enumerate(run.components):
-        y = line(axes, name).get_data()[1]
-        assert np.allclose(y, np.cumsum(drawn(run).samples_NK[:, index]) / sizes[index])
+        x, y = line(axes, name).get_data()
+        assert x.tolist() == list(range(13))
+        assert np.allclose(y, np.append(0, np.cumsum(drawn(run).samples_NK[:, index])) / sizes[index])
 
 
 def test_policies_are_compared_on_the_losses_of_one_run(run: Run) -> None:
