@@ -89,12 +89,14 @@ def fair_turns(
     size[last_C] = _NEVER
     jobs = np.flatnonzero(is_known)
     by_finish = jobs[np.argsort(finish[jobs], kind="stable")]
-    rank = np.empty_like(start)
-    rank[by_finish] = np.arange(len(by_finish))
-    by_start = jobs[np.argsort(start[jobs], kind="stable")]
-    served = _serve(start[by_start].tolist(), rank[by_start].tolist(), size[by_finish].tolist(), num, horizon)
-    order = by_finish[np.array(served, np.int64)]
-    is_due = bool(served) and bool(size[order[-1]] == _NEVER)
+    order = by_finish[:num]
+    if len(order) < num or not _are_eligible(start[order], size[order], horizon):
+        rank = np.empty_like(start)
+        rank[by_finish] = np.arange(len(by_finish))
+        by_start = jobs[np.argsort(start[jobs], kind="stable")]
+        served = _serve(start[by_start].tolist(), rank[by_start].tolist(), size[by_finish].tolist(), num, horizon)
+        order = by_finish[np.array(served, np.int64)]
+    is_due = len(order) > 0 and bool(size[order[-1]] == _NEVER)
     component = np.searchsorted(last_C, order[: len(order) - is_due])
     return Turns(components=np.array(present, np.int64)[component], is_due=is_due)
 
@@ -144,6 +146,15 @@ def _apportion(amount: int, proportions: Sequence[int]) -> list[int]:
     for index in by_remainder[: amount - sum(parts)]:
         parts[index] += 1
     return parts
+
+
+def _are_eligible(starts: IntArray, sizes: IntArray, horizon: int) -> bool:
+    """Say whether jobs may be served in a row, each before the horizon: the sizes of those before it are the clock.
+
+    In the order of their finish times they may, unless some component has more than about twice the mean share.
+    """
+    clock = np.cumsum(sizes) - sizes
+    return bool(((starts <= clock) & (clock < horizon)).all())
 
 
 def _serve(starts: list[int], ranks: list[int], sizes: list[int], num: int, horizon: int) -> list[int]:

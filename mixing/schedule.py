@@ -32,6 +32,9 @@ from mixlake.mixing.scheduler import Drawn, Scheduler
 from mixlake.mixing.weights import Reweighting, WeightsLog
 
 _SAMPLES_PER_COMMIT = 1 << 18
+_COMPONENTS_PER_COMMIT = 128
+_MOST_TIMES = 4
+"""Commits are larger, up to so many times, where components are more: each costs 0.3 ms, however little it gives."""
 _MAX_ATTEMPTS = 10
 """Tries to set weights; the first one succeeds unless something took longer than a scheduler waits for it."""
 
@@ -160,7 +163,8 @@ class Schedule:
 
         While a snapshot is written the next one is drawn: either takes about as long.
         """
-        most = max(1, _SAMPLES_PER_COMMIT // self.config.chunk_size)
+        times = min(max(1, len(cursor.shares) / _COMPONENTS_PER_COMMIT), _MOST_TIMES)
+        most = max(1, int(_SAMPLES_PER_COMMIT * times) // self.config.chunk_size)
         if num_chunks <= most:
             yield self._store(self._draw(cursor, num_chunks))
             return

@@ -15,7 +15,14 @@ NUM_SOURCES = 500
 NUM_KINDS = 4
 SAMPLES_PER_FILE = 10_000
 ROWS_PER_BLOCK = 10_000
-_PROPERTIES = {"language": pa.string(), "source": pa.int32(), "kind": pa.int32()}
+_PROPERTIES = {
+    "language": pa.string(),
+    "source": pa.int32(),
+    "kind": pa.int32(),
+    "num_bytes": pa.int64(),
+    "num_tokens": pa.int64(),
+}
+_BYTES_PER_TOKEN = 4
 _FILES_PER_WRITE = 100
 
 
@@ -100,6 +107,8 @@ def _rows(files: np.ndarray, num_files: int, random: np.random.Generator, interl
             "language": language,
             "source": pa.array(random.integers(0, NUM_SOURCES, num), pa.int32()),
             "kind": pa.array(random.integers(0, NUM_KINDS, num), pa.int32()),
+            "num_bytes": sizes - 1,
+            "num_tokens": sizes // _BYTES_PER_TOKEN,
         }
     )
 
