@@ -16,6 +16,7 @@ from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from mixlake.catalog import Catalog, ConfigError, MixlakeError
 from mixlake.catalog.errors import listed, nearest
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _run_command(arguments[0], arguments[1:])
     except MixlakeError as error:
         _fail(str(error))
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
         _fail(explain_config_error(error))
     except KeyboardInterrupt:
         sys.exit(130)

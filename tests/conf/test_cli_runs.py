@@ -45,6 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for group, text in (("mixture", MIXTURE), ("curriculum", CURRICULUM)):
         (folder / "my" / group).mkdir(parents=True)
         (folder / "my" / group / "mine.yaml").write_text(text)
+    (folder / "my" / "mixture" / "broken.yaml").write_text("components:\n  a: {where: x weight: 1\n")
     return folder
 
 
@@ -193,6 +194,8 @@ def test_a_process_follows_until_the_run_ends(mixlake: Mixlake) -> None:
         (["mixture.components.german.max_pases=2"], r"Could not override.* Did you mean 'max_passes'\?"),
         (["curriculum=mine", "+curriculum.stages.first.untl.chunks=3"], r"first has no key 'untl'.* mean 'until'\?"),
         (["curriculum=mien"], r"there is no curriculum 'mien'; there are: mine, .* Did you mean 'mine'\?"),
+        (["mixture=broken"], r"while parsing .*broken.yaml\", line 2"),
+        (["mixture=inferred"], r"mixlake explain needs mixture.by=…"),
         (["shuffle=wiide"], r"there is no shuffle 'wiide'; there are: blocks, none, wide. Did you mean 'wide'\?"),
         (["scale=huge"], "there is no scale 'huge'; there are: large, small"),
         (["experiment=smolm"], r"there is no experiment 'smolm'.* Did you mean 'smollm'\?"),

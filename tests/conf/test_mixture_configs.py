@@ -20,6 +20,13 @@ CONF = Path(str(sys.modules["mixlake.conf"].__path__[0]))
 LENGTH = "length={bytes: 4000}"
 DECAY = "mixture@curriculum.stages.decay.mixture"
 
+NEEDED = {
+    "everything": ["length={samples: 20}"],
+    "inferred": ["mixture.by=[source,kind]", "length={samples: 20}"],
+    "unimax": ["mixture.by=kind", "mixture.unimax.budget=40", "length={samples: 40}"],
+}
+"""By mixture, what it leaves to whoever chooses it."""
+
 
 def names(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
@@ -57,7 +64,7 @@ def explained(catalog: Catalog) -> Iterator[Callable[..., Explanation]]:
 
 @pytest.mark.parametrize("name", names("mixture"))
 def test_a_mixture_is_explained(explained: Callable[..., Explanation], name: str) -> None:
-    found = explained(f"mixture={name}", LENGTH)
+    found = explained(f"mixture={name}", *NEEDED.get(name, [LENGTH]))
     assert sum(component.share for component in found.components) == pytest.approx(1)
     assert str(found).startswith("mixture over samples@1")
 
