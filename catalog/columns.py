@@ -8,7 +8,7 @@ some formats hold: making a ``str`` of it and UTF-8 of that again takes longer t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from mixlake.catalog.fields import value_at
@@ -44,6 +44,25 @@ class ReadsColumns(Protocol):
         """
 
 
+@runtime_checkable
+class FetchesColumns(Protocol):
+    """A format that can read first, and parse later: in a thread what waits, and where it is needed what does not."""
+
+    def fetch_columns(
+        self,
+        file: DataFile,
+        spans: Spans,
+        fields: Sequence[FieldPath],
+        options: Mapping[str, Any],
+        cache: ReadCache,
+    ) -> Callable[[], Columns]:
+        """Read, and return what parses it to what `ReadsColumns.read_columns` returns.
+
+        Raises:
+            DataError: the file is not what it was when it was scanned; what is returned may raise it too.
+        """
+
+
 def read_columns(
     data_format: Format,
     file: DataFile,
@@ -54,7 +73,24 @@ def read_columns(
     *,
     is_decoded: bool = True,
 ) -> Columns:
-    """Return some fields of the rows of many spans of a file, in the spans' order; `WHOLE` is the record as a dict.
+    """Return some fields of the rows of many spans of a file; see `fetch_columns`."""
+    return fetch_columns(data_format, file, spans, fields, options, cache, is_decoded=is_decoded)()
+
+
+def fetch_columns(
+    data_format: Format,
+    file: DataFile,
+    spans: Spans,
+    fields: Sequence[FieldPath],
+    options: Mapping[str, Any],
+    cache: ReadCache,
+    *,
+    is_decoded: bool = True,
+) -> Callable[[], Columns]:
+    """Read some fields of the rows of many spans of a file; return what gives them, in the spans' order.
+
+    What would hold the interpreter lock all the time, so that a thread is of no use, is left to that: parsing of JSON,
+    and making strings. `WHOLE` is the record as a dict.
 
     Args:
         data_format: of the file.
@@ -66,13 +102,21 @@ def read_columns(
         is_decoded: whether texts are all to be ``str``, or may be memoryviews of UTF-8, for `as_text`.
 
     Raises:
-        DataError: the file is not what it was when it was scanned.
+        DataError: the file is not what it was when it was scanned; what is returned may raise it too.
     """
-    if WHOLE not in fields and isinstance(data_format, ReadsColumns):
+    if WHOLE in fields or not isinstance(data_format, FetchesColumns | ReadsColumns):
+        records = data_format.read(file, spans, None if WHOLE in fields else fields, options, cache)
+        return lambda: {path: _column(records, path) for path in fields}
+    if isinstance(data_format, FetchesColumns):
+        parse = data_format.fetch_columns(file, spans, fields, options, cache)
+    else:
         columns = data_format.read_columns(file, spans, fields, options, cache)
-        return {path: list(map(as_text, column)) for path, column in columns.items()} if is_decoded else columns
-    records = data_format.read(file, spans, None if WHOLE in fields else fields, options, cache)
-    return {path: _column(records, path) for path in fields}
+        parse = lambda: columns  # noqa: E731
+    return (lambda: _decoded(parse())) if is_decoded else parse
+
+
+def _decoded(columns: Columns) -> Columns:
+    return {path: list(map(as_text, column)) for path, column in columns.items()}
 
 
 def as_text(value: Any) -> Any:

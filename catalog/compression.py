@@ -119,7 +119,7 @@ class DecompressedContent:
         self.num_bytes = 0
         """Bytes that are decompressed so far."""
 
-    def read(self, start: int, stop: int) -> bytes:
+    def read(self, start: int, stop: int) -> memoryview:
         """Return the bytes from ``start`` to ``stop``, fewer where the content ends before.
 
         Raises:
@@ -131,11 +131,11 @@ class DecompressedContent:
             if self._is_going_on() and self._may_end:
                 self._go_on()
             if self._whole is not None:
-                return bytes(self._whole[start:stop])
+                return self._whole[start:stop]
             if self.num_bytes < stop and self._damage is not None:  # what comes behind it is not what was there
                 raise self._damage
             self._spill.flush()
-        return os.pread(self._spill.fileno(), stop - start, start)
+        return memoryview(os.pread(self._spill.fileno(), stop - start, start))
 
     def _is_going_on(self) -> bool:
         return self._whole is None and self._damage is None

@@ -18,18 +18,19 @@ import numpy as np
 import pyarrow as pa
 
 from mixlake.catalog import json_views
+from mixlake.catalog.buffers import BufferPool, Slabs
 from mixlake.catalog.compression import with_compressions
 from mixlake.catalog.errors import DataError
 from mixlake.catalog.fields import columns_of
 from mixlake.catalog.json_columns import fast_columns
-from mixlake.catalog.json_rows import parse_line, read_columns, read_records
+from mixlake.catalog.json_rows import parse_columns, parse_line, read_records
 from mixlake.catalog.parallel import in_order, num_cores
 from mixlake.catalog.problems import Problems
 from mixlake.catalog.ranged_reads import read_ranges
 from mixlake.catalog.read_cache import ReadCache
 from mixlake.catalog.records import Block, DataFile, FieldPath, FilePart, IntArray, Problem, Span
 from mixlake.catalog.spans import Spans
-from mixlake.catalog.text_regions import BYTES_PER_PART, BufferPool, Region, regions, split_bytes
+from mixlake.catalog.text_regions import BYTES_PER_PART, Region, regions, split_bytes
 
 _SPACE = 32
 _MIN_BYTES_FOR_THREADS = 1 << 20
@@ -80,17 +81,25 @@ class JsonLinesFormat:
         spans = Spans.of(spans)
         return read_records(file, read_ranges(file, spans, cache), spans)
 
-    def read_columns(
+    def fetch_columns(
         self,
         file: DataFile,
         spans: Spans,
         fields: Sequence[FieldPath],
         options: Mapping[str, Any],
         cache: ReadCache,
-    ) -> dict[FieldPath, list[Any]]:
-        """Return fields of the records of the spans."""
+    ) -> Callable[[], dict[FieldPath, list[Any]]]:
+        """Read the lines of the spans; return what parses fields of them."""
         del options
-        return read_columns(file, read_ranges(file, spans, cache), spans, fields)
+        memory = Slabs(cache.slabs)
+        pieces = read_ranges(file, spans, cache, memory)
+
+        def parse() -> dict[FieldPath, list[Any]]:
+            columns = parse_columns(file, pieces, spans, fields)
+            memory.free()
+            return columns
+
+        return parse
 
 
 def _scan(part: FilePart, fields: Mapping[FieldPath, pa.DataType], problems: Problems) -> Iterator[Block]:

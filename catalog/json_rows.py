@@ -53,7 +53,7 @@ def read_records(file: DataFile, pieces: Sequence[memoryview], spans: Spans) -> 
     return [record for piece, span in zip(pieces, spans, strict=True) for record in _records(file, piece, span)]
 
 
-def read_columns(
+def parse_columns(
     file: DataFile, pieces: Sequence[memoryview], spans: Spans, fields: Sequence[FieldPath]
 ) -> dict[FieldPath, list[Any]]:
     """Return some fields of the records that the bytes of some spans hold.

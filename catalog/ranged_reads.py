@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Sequence
 
 import numpy as np
 
+from mixlake.catalog.buffers import Pieces, Slabs
 from mixlake.catalog.compression import decompressed_content
 from mixlake.catalog.data_files import open_file
 from mixlake.catalog.errors import DataError
@@ -22,8 +21,16 @@ of 260 bytes to 6 kB, but then up to 17 times what is wanted is read, and disks 
 _MAX_READ = 4 << 20
 
 
-def read_ranges(file: DataFile, spans: Sequence[Span], cache: ReadCache) -> list[memoryview]:
+def read_ranges(
+    file: DataFile, spans: Sequence[Span], cache: ReadCache, memory: Slabs | None = None
+) -> list[memoryview]:
     """Return the bytes of some spans, in their order.
+
+    Args:
+        file: the file.
+        spans: which of its bytes.
+        cache: for what is decompressed.
+        memory: to read into; None for fresh memory.
 
     Raises:
         DataError: the file is gone, damaged, or shorter than a span says.
@@ -32,18 +39,13 @@ def read_ranges(file: DataFile, spans: Sequence[Span], cache: ReadCache) -> list
         return []
     spans = Spans.of(spans)
     order = np.argsort(spans.byte_start, kind="stable")
-    starts, stops = spans.byte_start[order], spans.byte_stop[order]
-    read_of_range, first, last = _coalesced(starts, stops)
-    with _reader(file, cache) as read:
-        contents = [memoryview(read(start, stop)) for start, stop in zip(first.tolist(), last.tolist(), strict=True)]
-    begins, ends = (starts - first[read_of_range]).tolist(), (stops - first[read_of_range]).tolist()
-    pieces = [memoryview(b"")] * len(order)
-    for index, number, begin, end in zip(order.tolist(), read_of_range.tolist(), begins, ends, strict=True):
-        pieces[index] = contents[number][begin:end]
-        if len(pieces[index]) != end - begin:
-            span = spans[index]
-            raise DataError(f"{file.uri}: bytes {span.byte_start} to {span.byte_stop} are not there any more")
-    return pieces
+    read_of_range, first, last = _coalesced(spans.byte_start[order], spans.byte_stop[order])
+    pieces = _read(file, cache, first, last, memory)
+    number = np.empty(len(order), np.int64)
+    number[order] = read_of_range
+    begins = pieces.begins[number] + spans.byte_start - first[number]
+    ends = begins + spans.byte_stop - spans.byte_start
+    return Pieces(pieces.contents, pieces.numbers[number], begins, ends).views()
 
 
 def _coalesced(starts: IntArray, stops: IntArray) -> tuple[IntArray, IntArray, IntArray]:
@@ -57,17 +59,35 @@ def _coalesced(starts: IntArray, stops: IntArray) -> tuple[IntArray, IntArray, I
     return np.cumsum(number), starts[begins], reach[np.append(begins[1:], len(starts)) - 1]
 
 
-@contextmanager
-def _reader(file: DataFile, cache: ReadCache) -> Iterator[Callable[[int, int], bytes]]:
+def _read(file: DataFile, cache: ReadCache, starts: IntArray, stops: IntArray, memory: Slabs | None) -> Pieces:
+    """Return ranges of a file."""
+    lengths = stops - starts
     if file.compression is not None:
-        yield decompressed_content(file, cache).read
-        return
-    with open_file(file) as stream:
-        yield partial(_read, file, stream.fileno())
+        read = decompressed_content(file, cache).read
+        pieces = Pieces.apart(list(map(read, starts.tolist(), stops.tolist())))
+        nums = list(map(len, pieces.contents))
+    else:
+        pieces = _fresh(lengths) if memory is None else memory.take(lengths)
+        with open_file(file) as stream:
+            nums = _read_into(file, stream.fileno(), starts.tolist(), pieces.views())
+    short = np.flatnonzero(lengths != nums)
+    if len(short):
+        start, stop = int(starts[short[0]]), int(stops[short[0]])
+        raise DataError(f"{file.uri}: bytes {start} to {stop} are not there any more")
+    return pieces
 
 
-def _read(file: DataFile, descriptor: int, start: int, stop: int) -> bytes:
+def _fresh(lengths: IntArray) -> Pieces:
+    return Pieces.apart([np.empty(length, np.uint8).data for length in lengths.tolist()])
+
+
+def _read_into(file: DataFile, descriptor: int, starts: list[int], views: list[memoryview]) -> list[int]:
+    """Read ranges; return how many bytes of each there are."""
+    nums: list[int] = []
     try:
-        return os.pread(descriptor, stop - start, start)
+        nums.extend(os.preadv(descriptor, (view,), start) for view, start in zip(views, starts, strict=True))
     except OSError as error:
-        raise DataError(f"{file.uri}, bytes {start} to {stop}: cannot be read ({error.strerror})") from error
+        start = starts[len(nums)]
+        place = f"bytes {start} to {start + len(views[len(nums)])}"
+        raise DataError(f"{file.uri}, {place}: cannot be read ({error.strerror})") from error
+    return nums

@@ -8,6 +8,8 @@ from collections.abc import Callable, Hashable
 from contextlib import suppress
 from typing import Any, TypeAlias
 
+from mixlake.catalog.buffers import BufferPool
+
 Size: TypeAlias = int | Callable[[], int]
 """Bytes, now or whenever it is asked."""
 _NUM_REMEMBERED = 1 << 14
@@ -31,6 +33,8 @@ class ReadCache:
         self.max_bytes = max_bytes
         self._in_memory = _Pieces(max_bytes)
         self._on_disk = _Pieces(max_disk_bytes)
+        self.slabs = BufferPool()
+        """Memory for what is read and not kept; as much of it as was ever in use at a time."""
 
     def get(
         self,

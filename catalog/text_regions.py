@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
-from queue import Empty, SimpleQueue
 
 import numpy as np
 
+from mixlake.catalog.buffers import BufferPool
 from mixlake.catalog.compression import DecompressedStream, check_content
 from mixlake.catalog.data_files import open_file
 from mixlake.catalog.errors import DataError
@@ -58,25 +58,6 @@ class Region:
     def line(self, position: int) -> int:
         """Return the number of the line in which a byte of the content lies."""
         return self.first_line() + int(np.searchsorted(self.newlines, position))
-
-
-class BufferPool:
-    """Buffers to use again: fresh memory costs as much as parsing what is put into it."""
-
-    def __init__(self) -> None:
-        self._free: SimpleQueue[bytearray] = SimpleQueue()
-
-    def take(self, num_bytes: int) -> bytearray:
-        """Return a buffer of at least that size, whatever is in it."""
-        try:
-            buffer = self._free.get_nowait()
-        except Empty:
-            return bytearray(num_bytes)
-        return buffer if len(buffer) >= num_bytes else bytearray(num_bytes)
-
-    def give_back(self, buffer: bytearray) -> None:
-        """Take a buffer that nobody looks at any more."""
-        self._free.put(buffer)
 
 
 def split_bytes(file_id: int, file: DataFile, bytes_per_part: int) -> list[FilePart]:

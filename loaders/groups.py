@@ -6,9 +6,10 @@ decides when something is read, never what comes in which order.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from mixlake.catalog.columns import Columns, as_text
 from mixlake.catalog.fields import token_ids
 from mixlake.catalog.records import FieldPath, IntArray
 from mixlake.catalog.spans import ranges
-from mixlake.loaders.reading import SampleReader, put
+from mixlake.loaders.reading import Read, SampleReader, put
 from mixlake.loaders.replacing import Address, Replaced, Unreadable
 from mixlake.mixing.chunks import Chunk, Delivery
 
@@ -109,7 +110,7 @@ class ChunkBuffer:
         self._contents: list[Any] = [None] * num_samples
         self._columns: Columns = {path: [None] * num_samples for path in reader.fields}
         self._read_of_interval = np.full(len(intervals), -1, np.int64)
-        self._reads: list[tuple[IntArray, Future[tuple[list[Any], Columns]]] | None] = []
+        self._reads: list[tuple[IntArray, Future[Callable[[], Read]]] | None] = []
 
     def group_stop(self, position: int) -> int:
         """Return the position behind the group to which the sample at a delivery position belongs."""
@@ -123,7 +124,7 @@ class ChunkBuffer:
         intervals = intervals[self._read_of_interval[intervals] < 0]
         if len(intervals):
             self._read_of_interval[intervals] = len(self._reads)
-            self._reads.append((intervals, self._reader.submit(lambda: self._reader.read(self._chunk, intervals))))
+            self._reads.append((intervals, self._reader.submit(partial(self._reader.fetch, self._chunk, intervals))))
 
     def take(self, positions: IntArray) -> SampleGroup:
         """Return the samples at some delivery positions of one group, in that order; each can be taken once.
@@ -154,12 +155,13 @@ class ChunkBuffer:
         )
 
     def _settle(self, number: int) -> None:
-        """Wait for a read, and put what it brought where it belongs."""
+        """Wait for a read, or do it here if no thread has begun it; put what it brought where it belongs."""
         read = self._reads[number]
         if read is None:
             return
         intervals, future = read
-        contents, columns = future.result()
+        parse = self._reader.fetch(self._chunk, intervals) if future.cancel() else future.result()
+        contents, columns = parse()
         where = self._position[ranges(self._first[intervals], self._num_rows[intervals])].tolist()
         put(self._contents, where, contents)
         for path, column in columns.items():

@@ -7,13 +7,14 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pyarrow.dataset as pads
 
 from mixlake.catalog import Catalog, DataError, DataFile, Span, schema
-from mixlake.catalog.columns import WHOLE, Columns, read_columns
+from mixlake.catalog.columns import WHOLE, Columns, fetch_columns
 from mixlake.catalog.data_files import check_unchanged
 from mixlake.catalog.fields import parse_path
 from mixlake.catalog.formats import get_format
@@ -34,6 +35,21 @@ _SIDE_BY_SIDE = frozenset({"parquet", "arrow"})
 """Formats that are decoded outside the interpreter lock, by several threads. The others take it at every read, and two
 threads would wake each other all the time: lines come a sixth slower. Storage that makes readers wait wants more worker
 processes."""
+
+Read: TypeAlias = tuple[list[Any], Columns]
+"""Contents, and other fields, of some samples."""
+
+
+class _Source(NamedTuple):
+    """Some rows of a file."""
+
+    registration: str
+    file_id: int
+    spans: Spans
+
+
+_Part: TypeAlias = tuple[list[int], _Source, Callable[[], Columns] | None]
+"""Where rows of a file belong, which ones they are, and what parses them."""
 
 
 class SampleReader:
@@ -111,11 +127,19 @@ class SampleReader:
         known = (intervals.byte_stop - intervals.byte_start) // (intervals.row_stop - intervals.row_start)
         return np.where(intervals.byte_start < 0, means[intervals.registration], known)
 
-    def read(self, chunk: Chunk, wanted: IntArray) -> tuple[list[Any], Columns]:
+    def read(self, chunk: Chunk, wanted: IntArray) -> Read:
         """Return contents and fields of all rows of some intervals, in their order.
 
         Raises:
             DataError: a file is gone, has changed, or cannot be read.
+        """
+        return self.fetch(chunk, wanted)()
+
+    def fetch(self, chunk: Chunk, wanted: IntArray) -> Callable[[], Read]:
+        """Read some intervals, in a thread or not; return what gives contents and fields of their rows, in their order.
+
+        Raises:
+            DataError: a file is gone, has changed, or cannot be read; what is returned may raise it too.
         """
         intervals = chunk.intervals
         num_rows = intervals.row_stop[wanted] - intervals.row_start[wanted]
@@ -124,27 +148,42 @@ class SampleReader:
         with self._lock:
             self._num_samples += total
             self._num_bytes += int((self.num_bytes(chunk)[wanted] * num_rows).sum())
-        contents: list[Any] = [None] * total
-        columns: Columns = {path: [None] * total for path in self.fields}
         registrations, file_ids = intervals.registration[wanted], intervals.file_id[wanted]
         order = np.lexsort((intervals.row_start[wanted], file_ids, registrations))
         is_new = np.diff(registrations[order], prepend=-1) != 0
         is_new |= np.diff(file_ids[order], prepend=-1) != 0
-        for mine in np.split(order, np.flatnonzero(is_new)[1:]):
-            if not len(mine):
-                continue
+        parts = []
+        for mine in np.split(order, np.flatnonzero(is_new)[1:]) if len(order) else ():
             registration = chunk.registrations[registrations[mine[0]]]
-            found = self._read_sound(registration, int(file_ids[mine[0]]), _spans(chunk, wanted[mine]))
             where = ranges(first[mine], num_rows[mine]).tolist()
-            put(contents, where, found[self.text_fields[registration]])
+            source = _Source(registration, int(file_ids[mine[0]]), _spans(chunk, wanted[mine]))
+            parts.append((where, source, self._fetch_sound(source)))
+        return partial(self._put_together, parts, total)
+
+    def _put_together(self, parts: Sequence[_Part], total: int) -> Read:
+        contents: list[Any] = [None] * total
+        columns: Columns = {path: [None] * total for path in self.fields}
+        for where, source, parse in parts:
+            found = self._sound(source, parse)
+            put(contents, where, found[self.text_fields[source.registration]])
             for path in self.fields:
                 put(columns[path], where, found[path])
         return contents, columns
 
-    def _read_sound(self, registration: str, file_id: int, spans: Spans) -> Columns:
-        """Read rows of a file; those that cannot be read are found by bisection, where they are to be replaced."""
+    def _fetch_sound(self, source: _Source) -> Callable[[], Columns] | None:
+        """Read rows of a file; None where they cannot be read, and those that cannot are to be replaced."""
         try:
-            return self._read_file(registration, file_id, spans)
+            return self._fetch_file(source)
+        except DataError:
+            if self.replacements is None:
+                raise
+            return None
+
+    def _sound(self, source: _Source, parse: Callable[[], Columns] | None = None) -> Columns:
+        """Return rows of a file; those that cannot be read are found by bisection, where they are to be replaced."""
+        registration, file_id, spans = source
+        try:
+            return parse() if parse else self._fetch_file(source)()
         except DataError as error:
             if self.replacements is None:
                 raise
@@ -154,7 +193,7 @@ class SampleReader:
         if len(spans) == 1:
             spans = self._rows_of(registration, file_id, spans[0])
         middle = len(spans) // 2
-        halves = [self._read_sound(registration, file_id, half) for half in (spans[:middle], spans[middle:])]
+        halves = [self._sound(_Source(registration, file_id, half)) for half in (spans[:middle], spans[middle:])]
         return {path: halves[0][path] + halves[1][path] for path in halves[0]}
 
     def _rows_of(self, registration: str, file_id: int, span: Span) -> Spans:
@@ -174,17 +213,20 @@ class SampleReader:
         starts, stops = (found[name].to_numpy() for name in columns[1:])
         return Spans(row_start=rows, row_stop=rows + 1, byte_start=starts, byte_stop=stops)
 
-    def _read_file(self, registration: str, file_id: int, spans: Spans) -> Columns:
+    def _fetch_file(self, source: _Source) -> Callable[[], Columns]:
+        registration, file_id, spans = source
         dataset = self._datasets[registration]
         file = self._file(registration, file_id)
         check_unchanged(file, dataset.name, registration)
         fields = list(dict.fromkeys([self.text_fields[registration], *self.fields]))
         data_format, options = get_format(dataset.format), dataset.options
         with nullcontext() if dataset.format in _SIDE_BY_SIDE else self._turn:
-            found = read_columns(data_format, file, spans, fields, options, self._cache, is_decoded=self._is_decoded)
-        if self._images is not None:
-            self._images.decode(found, file, spans)
-        return found
+            parse = fetch_columns(data_format, file, spans, fields, options, self._cache, is_decoded=self._is_decoded)
+        if self._images is None:
+            return parse
+        columns = parse()
+        self._images.decode(columns, file, spans)
+        return lambda: columns
 
     def _file(self, registration: str, file_id: int) -> DataFile:
         with self._lock:

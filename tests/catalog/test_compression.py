@@ -122,7 +122,7 @@ def test_files_leave_the_cache_by_what_they_have_grown_to(tmp_path: Path) -> Non
 
 def test_an_empty_content_can_be_had(tmp_path: Path) -> None:
     file = write(tmp_path / "a.jsonl.xz", lzma.compress(b""))
-    assert decompressed_content(file, ReadCache()).read(0, 10) == b""
+    assert len(decompressed_content(file, ReadCache()).read(0, 10)) == 0
 
 
 def test_more_contents_are_kept_than_a_process_may_have_files_open(tmp_path: Path) -> None:
@@ -139,5 +139,5 @@ def test_more_contents_are_kept_than_a_process_may_have_files_open(tmp_path: Pat
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (before, most))
     assert contents == [b"text %03d" % number for number in range(num_files)]
-    assert decompressed_content(files[0], cache).read(5, 20) == b"000"
+    assert bytes(decompressed_content(files[0], cache).read(5, 20)) == b"000"
     assert cache.num_misses == num_files
