@@ -11,10 +11,13 @@ from mixlake.catalog.errors import ScheduleError
 from mixlake.mixing.cells import CellPlan
 from mixlake.mixing.decisions import Decision
 from mixlake.mixing.extents import Axis
+from mixlake.mixing.mixture import Unit
 from mixlake.mixing.program import Program
 from mixlake.mixing.quotas import carried
 
-_CURSOR_VERSION = 4
+_CURSOR_VERSION = 5
+_READ_VERSIONS = (4, 5)
+"""Runs of version 4 have no lane credits, and go on without."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +48,8 @@ class Cursor:
     """Per component, out of `quotas.SCALE`; zero once a component has left."""
     credits: tuple[int, ...]
     """Per component, what it is owed, in units times `quotas.SCALE`."""
+    lane_credits: tuple[tuple[int, ...], ...]
+    """Per lane and component, what it is owed in the lane's chunks; no lanes where every sample counts one unit."""
     passes: tuple[int, ...]
     """Per cell, the pass it is in: how often it was gone through."""
     taken: tuple[tuple[int, ...], ...]
@@ -80,9 +85,11 @@ class Cursor:
         """
         position = 0
         credits: tuple[int, ...] = ()
+        rows: tuple[tuple[int, ...], ...] = () if program.unit is Unit.SAMPLES else ((),) * lanes
         if parent is not None:
             position = parent.next_chunk if program.axis is Axis.CHUNKS else parent.num_units
             credits = parent.credits
+            rows = rows and (parent.lane_credits or rows)
         segment = bisect.bisect_right([known.start for known in program.segments], position) - 1
         shares = program.segments[segment].shares
         if parent is not None and standing is not None and segment == parent.segment:
@@ -93,7 +100,8 @@ class Cursor:
             segment=segment,
             weights_version=1 if parent is None else parent.weights_version + 1,
             shares=shares,
-            credits=carried([*credits, *[0] * (len(shares) - len(credits))], shares),
+            credits=carried(_filled(credits, len(shares)), shares),
+            lane_credits=tuple(carried(_filled(row, len(shares)), shares) for row in rows),
             passes=tuple(plan.num_passes_C.tolist()),
             taken=((0,) * (lanes if program.is_shuffled else 1),) * plan.num_cells,
             pending=(),
@@ -132,12 +140,19 @@ class Cursor:
             ScheduleError: it was written by a version that counted differently.
         """
         version = state.get("version")
-        if version != _CURSOR_VERSION:
-            raise ScheduleError(f"the run's cursor has version {version}; this program reads version {_CURSOR_VERSION}")
+        if version not in _READ_VERSIONS:
+            read = " and ".join(map(str, _READ_VERSIONS))
+            raise ScheduleError(f"the run's cursor has version {version}; this program reads versions {read}")
         values: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in state.items()
         }
         del values["version"]
         values["taken"] = tuple(map(tuple, state["taken"]))
+        values["lane_credits"] = tuple(map(tuple, state.get("lane_credits", ())))
         values["pending"] = tuple(Change(**change) for change in state["pending"])
         return cls(**values)
+
+
+def _filled(credits: Sequence[int], num: int) -> list[int]:
+    """Return credits of ``num`` components: those that are new are owed nothing."""
+    return [*credits, *[0] * (num - len(credits))]

@@ -27,6 +27,8 @@ _TIME_BITS = 8
 _LATEST = 1 << 62
 """Virtual times end here, at 2^54 units."""
 _NEVER = 1 << 62
+_LEANING = 8
+"""What a lane is owed, over what its chunks lean towards."""
 _DIGIT_BITS = 14
 _LEAST_PER_FLOW = 2048
 """Samples per component from which on each component's times are found apart."""
@@ -54,7 +56,12 @@ class Turns(NamedTuple):
 
 
 def fair_turns(
-    shares: Sequence[int], credits: Sequence[int], sizes: Sequence[IntArray], is_all: Sequence[bool], num: int
+    shares: Sequence[int],
+    credits: Sequence[int],
+    sizes: Sequence[IntArray],
+    is_all: Sequence[bool],
+    num: int,
+    lean: Sequence[int] | None = None,
 ) -> Turns:
     """Return the components of up to ``num`` next samples: cut anywhere and continued, it is the same sequence.
 
@@ -67,21 +74,19 @@ def fair_turns(
         sizes: per component, the units of its next samples, as many as are known.
         is_all: per component, whether these are all that it has.
         num: how many turns to return.
+        lean: per component, in units times SCALE, what to lean towards: above zero it is as urgent as if it were owed
+            so much more; below zero it has to wait until it is owed so much. None is no leaning.
     """
     present = [index for index, share in enumerate(shares) if share]
     count_C = np.array([len(sizes[index]) + 1 for index in present])
     size = np.concatenate([part for index in present for part in (sizes[index], _ONE)])
     last_C = np.cumsum(count_C) - 1  # the sample that is not there, or not known
-    total = np.cumsum(size)
-    total -= np.repeat(np.append(0, total[last_C[:-1]]), count_C)
-    finish = _virtual_times(total, count_C, [shares[i] for i in present], [credits[i] for i in present])
-    start = np.append(0, finish[:-1])  # a sample may start when the one before it would be finished
-    start[last_C - count_C + 1] = [_clipped(-((credits[i] << _TIME_BITS) // shares[i])) for i in present]
+    finish, start = _windows(size, last_C, count_C, present, shares, credits, lean)
     start = -(-start >> _TIME_BITS)  # in whole units, as the clock is
     is_known = np.ones(len(size), bool)
     is_known[last_C] = [is_all[i] for i in present]
     horizon = int(start[~is_known].min(initial=_NEVER))
-    if (size == 1).all():
+    if lean is None and (size == 1).all():
         known = [slice(last - count + 1, last + is_known[last]) for last, count in zip(last_C, count_C, strict=True)]
         found = unit_turns([start[part] for part in known], [finish[part] for part in known], min(num, horizon))
         if found is not None:
@@ -101,6 +106,32 @@ def fair_turns(
     return Turns(components=np.array(present, np.int64)[component], is_due=is_due)
 
 
+def _windows(
+    size: IntArray,
+    last_C: IntArray,
+    count_C: IntArray,
+    present: Sequence[int],
+    shares: Sequence[int],
+    credits: Sequence[int],
+    lean: Sequence[int] | None,
+) -> tuple[IntArray, IntArray]:
+    """Return when each sample would be finished, and when it may start, in 2^-_TIME_BITS units of the clock."""
+    total = np.cumsum(size)
+    total -= np.repeat(np.append(0, total[last_C[:-1]]), count_C)
+    share_C, credit_C = [shares[i] for i in present], [credits[i] for i in present]
+    if lean is None:
+        finish = _virtual_times(total, count_C, share_C, credit_C)
+        start = np.append(0, finish[:-1])  # a sample may start when the one before it would be finished
+        start[last_C - count_C + 1] = [
+            _clipped(-((credit << _TIME_BITS) // share)) for credit, share in zip(credit_C, share_C, strict=True)
+        ]
+        return finish, start
+    urgent_C = [credits[i] + max(lean[i], 0) for i in present]
+    waiting_C = [credits[i] + min(lean[i], 0) for i in present]
+    finish = _virtual_times(total, count_C, share_C, urgent_C)
+    return finish, _virtual_times(total - size, count_C, share_C, waiting_C)
+
+
 def _until_due(turns: IntArray, present: Sequence[int], num_left: Sequence[int]) -> Turns:
     """Return turns up to the first of a component that has none left."""
     due = [np.flatnonzero(turns == index)[left:][:1] for index, left in enumerate(num_left)]
@@ -112,6 +143,20 @@ def credits_after(shares: Sequence[int], credits: Sequence[int], units: Sequence
     """Return what each component is owed once it got ``units``; the sum of the credits stays what it was."""
     total = sum(units)
     return tuple(c + share * total - got * SCALE for c, share, got in zip(credits, shares, units, strict=True))
+
+
+def leaning(lane: int, credits_LK: Sequence[Sequence[int]]) -> list[int]:
+    """Return what turns in a chunk of a lane lean towards: what the lane is owed beside the others, an eighth of it.
+
+    Turns alone keep all lanes together to the weights, and not each of them: where a component is rare, or has a large
+    sample next in one lane, its samples all may fall to the others. An eighth brings lanes back to within some samples,
+    and moves no turn by more than a part of one.
+
+    >>> leaning(0, [[80, -80], [-80, 80]])
+    [10, -10]
+    """
+    num, sums = len(credits_LK), [sum(column) for column in zip(*credits_LK, strict=True)]
+    return [(num * own - total) // (_LEANING * num) for own, total in zip(credits_LK[lane], sums, strict=True)]
 
 
 def without(component: int, shares: Sequence[int], credits: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:

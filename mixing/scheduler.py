@@ -137,8 +137,13 @@ class Scheduler:
                 details=change.details,
             )
         )
-        credits = carried(cursor.credits, shares)
-        return replace(cursor, weights_version=version, shares=tuple(shares), credits=credits)
+        return replace(
+            cursor,
+            weights_version=version,
+            shares=tuple(shares),
+            credits=carried(cursor.credits, shares),
+            lane_credits=tuple(carried(row, shares) for row in cursor.lane_credits),
+        )
 
     def _ends_before(self, cursor: Cursor) -> bool:
         """Say whether the run ends in front of the next chunk: by its length, or because others are due there."""
@@ -194,6 +199,7 @@ class Scheduler:
             weights_version=cursor.weights_version + len(changes),
             shares=turns.shares,
             credits=turns.credits,
+            lane_credits=turns.lane_credits,
             passes=tuple(passes.tolist()),
             taken=tuple(map(tuple, taken.tolist())),
             is_ended=turns.is_ended,

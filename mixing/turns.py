@@ -10,7 +10,7 @@ import numpy as np
 from mixlake.catalog.records import IntArray
 from mixlake.mixing.components import OnExhausted
 from mixlake.mixing.cursor import Cursor
-from mixlake.mixing.quotas import SCALE, credits_after, fair_turns, without
+from mixlake.mixing.quotas import SCALE, carried, credits_after, fair_turns, leaning, without
 from mixlake.mixing.quotas import Turns as FairTurns
 from mixlake.mixing.streams import Stream
 
@@ -24,6 +24,8 @@ class Turns:
     """(samples before, shares after) of every change of the shares."""
     shares: tuple[int, ...]
     credits: tuple[int, ...]
+    lane_credits: tuple[tuple[int, ...], ...]
+    """See `mixlake.mixing.cursor.Cursor`."""
     is_ended: bool
     """Whether nothing comes after them."""
 
@@ -39,7 +41,7 @@ def take_turns(streams: Sequence[Stream], cursor: Cursor, lanes: IntArray, chunk
         lanes: of the chunks, and of the one after them.
         chunk_size: samples per chunk.
     """
-    shares, credits = cursor.shares, cursor.credits
+    shares, credits, rows = cursor.shares, cursor.credits, list(cursor.lane_credits)
     if all(stream.counts_samples for stream in streams):
         return _take(streams, shares, credits, (len(lanes) - 1) * chunk_size, looks_ahead=True)
     parts: list[IntArray] = []
@@ -47,18 +49,38 @@ def take_turns(streams: Sequence[Stream], cursor: Cursor, lanes: IntArray, chunk
     is_ended = False
     _enter(streams, lanes[0])
     for number, next_lane in enumerate(lanes[1:]):
-        turns = _take(streams, shares, credits, chunk_size, looks_ahead=False)
+        lane = (cursor.next_chunk + number) % max(len(rows), 1)
+        lean = leaning(lane, rows) if rows else None
+        turns = _take(streams, shares, credits, chunk_size, looks_ahead=False, lean=lean)
         parts.append(turns.component)
         changes += [(number * chunk_size + place, after) for place, after in turns.changes]
+        if rows:
+            gains = [after - before for after, before in zip(turns.credits, credits, strict=True)]
+            rows[lane] = tuple(own + gain for own, gain in zip(rows[lane], gains, strict=True))
+        if turns.changes:
+            rows = [carried(row, turns.shares) for row in rows]
         shares, credits, is_ended = turns.shares, turns.credits, turns.is_ended
         _enter(streams, next_lane)
         if is_ended or (is_ended := _is_over(streams, shares, credits)):
             break
-    return Turns(component=np.concatenate(parts), changes=changes, shares=shares, credits=credits, is_ended=is_ended)
+    return Turns(
+        component=np.concatenate(parts),
+        changes=changes,
+        shares=shares,
+        credits=credits,
+        lane_credits=tuple(rows),
+        is_ended=is_ended,
+    )
 
 
 def _take(
-    streams: Sequence[Stream], shares: tuple[int, ...], credits: tuple[int, ...], num: int, *, looks_ahead: bool
+    streams: Sequence[Stream],
+    shares: tuple[int, ...],
+    credits: tuple[int, ...],
+    num: int,
+    *,
+    looks_ahead: bool,
+    lean: Sequence[int] | None = None,
 ) -> Turns:
     """Let the streams take turns for ``num`` samples; for fewer where a component is due that has none left.
 
@@ -68,6 +90,7 @@ def _take(
         credits: what each is owed.
         num: how many samples.
         looks_ahead: whether to find out if the run ends after exactly as many.
+        lean: see `fair_turns`.
     """
     parts: list[IntArray] = []
     changes: list[tuple[int, tuple[int, ...]]] = []
@@ -81,7 +104,7 @@ def _take(
                 shares, credits = without(leaver, shares, credits)
                 changes.append((num - left, shares))
             continue
-        turns, sizes = _next(streams, shares, credits, left + looks_ahead, reach)
+        turns, sizes = _next(streams, shares, credits, left + looks_ahead, reach, lean)
         part = turns.components[: min(left, _first_leave(streams, turns.components))]
         counts = np.bincount(part, minlength=len(streams)).tolist()
         credits = credits_after(shares, credits, [int(u[:n].sum()) for u, n in zip(sizes, counts, strict=True)])
@@ -94,17 +117,24 @@ def _take(
             is_done = is_ended or len(part) < len(turns.components) or not (left or looks_ahead)
             reach *= 2  # if there is another round, the sizes that were known did not reach far enough
     component = np.concatenate([np.empty(0, np.int64), *parts])
-    return Turns(component=component, changes=changes, shares=shares, credits=credits, is_ended=is_ended)
+    return Turns(
+        component=component, changes=changes, shares=shares, credits=credits, lane_credits=(), is_ended=is_ended
+    )
 
 
 def _next(
-    streams: Sequence[Stream], shares: Sequence[int], credits: Sequence[int], num: int, reach: int
+    streams: Sequence[Stream],
+    shares: Sequence[int],
+    credits: Sequence[int],
+    num: int,
+    reach: int,
+    lean: Sequence[int] | None = None,
 ) -> tuple[FairTurns, list[IntArray]]:
     """Return the next turns, and the sizes of each stream's next samples."""
     ahead = _num_ahead(streams, shares, credits, num * reach)
     sizes = [stream.units(number) for stream, number in zip(streams, ahead, strict=True)]
     is_all = [len(known) == stream.num_left for known, stream in zip(sizes, streams, strict=True)]
-    return fair_turns(shares, credits, sizes, is_all, num), sizes
+    return fair_turns(shares, credits, sizes, is_all, num, lean), sizes
 
 
 def _enter(streams: Sequence[Stream], lane: int) -> None:

@@ -17,6 +17,7 @@ from mixlake.catalog import Catalog
 from mixlake.loaders import PackedSequence, SampleDataset, TokenDataset, make_loader
 from mixlake.loaders.documents import NO_LABEL
 from mixlake.mixing import Mixture, Run
+from mixlake.mixing.quotas import SCALE
 
 
 def pieces(sequences: list[PackedSequence]) -> dict[Any, list[tuple[list[int], list[int]]]]:
@@ -166,6 +167,47 @@ def test_each_lane_keeps_to_the_declared_shares(
         ahead = delivered - delivered.sum() * shares
         assert ahead.max() <= length
         assert -ahead.min() <= (length if packing == "concat" else 2 * length)
+
+
+@given(
+    changes=st.lists(
+        st.tuples(st.floats(0.0, 0.7), st.lists(st.floats(0.02, 1.0), min_size=3, max_size=3)), min_size=1, max_size=6
+    ),
+    lanes=st.integers(1, 4),
+    chunk_size=st.sampled_from([2, 3, 8, 40]),
+    length=st.sampled_from([32, 100, 300]),
+    packing=st.sampled_from(["concat", "best_fit"]),
+    seed=st.integers(0, 3),
+)
+@settings(max_examples=8, deadline=None)
+def test_each_lane_keeps_to_weights_that_change(
+    make_run: Any,
+    changes: list[tuple[float, list[float]]],
+    lanes: int,
+    chunk_size: int,
+    length: int,
+    packing: str,
+    seed: int,
+) -> None:
+    """At every prefix, in small chunks too, while documents that were drawn by earlier weights are left."""
+    num_sequences = 120 * lanes
+    run = make_run(unit="bytes", lanes=lanes, chunk_size=chunk_size, seed=seed, on_exhausted="repeat")
+    num_chunks = num_sequences * length // (140 * chunk_size)  # documents have 140 bytes in the mean
+    for at, weights in sorted(changes):
+        chunk = max(run.chunks.last()[0] + 1, int(at * num_chunks))
+        run.set_weights(dict(zip(run.components, weights, strict=True)), from_chunk=chunk)
+        run.schedule(chunk + 1 - run.chunks.last()[0])
+    lane_sequences: list[list[PackedSequence]] = [[] for _ in range(lanes)]
+    for delivery in islice(TokenDataset(run, sequence_length=length, packing=packing).deliveries(), num_sequences):
+        lane_sequences[delivery.turn[1]].append(delivery.item)
+    assert max(sequence.weights_version for sequences in lane_sequences for sequence in sequences) > 1
+    for sequences in lane_sequences:
+        delivered = np.array([np.bincount(s.component_ids[s.component_ids >= 0], minlength=3) for s in sequences])
+        shares = np.array([run.shares(s.weights_version) for s in sequences]) / SCALE
+        ahead = (delivered - shares * delivered.sum(1, keepdims=True)).cumsum(0)[:-1]
+        unknown = length * np.abs(np.diff(shares, axis=0)).cumsum(0)  # where within a sequence others came into force
+        assert (ahead <= length + unknown).all()
+        assert (-ahead <= (1 if packing == "concat" else 2) * length + unknown).all()
 
 
 def num_tokens_drawn(run: Run) -> np.ndarray[Any, Any]:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mixlake.mixing.quotas import SCALE, Turns, credits_after, fair_turns, integer_shares, without
+from mixlake.mixing.quotas import SCALE, Turns, credits_after, fair_turns, integer_shares, leaning, without
 
 TIE = 256
 """Finish times are compared as whole numbers of 1/256 unit."""
@@ -224,6 +224,68 @@ def test_a_sequence_that_is_cut_anywhere_and_continued_from_its_credits_is_the_s
     whole, cut = (Model(integer_shares(weights), sizes) for _ in range(2))
     assert whole.take(sum(cuts)) == [sample for length in cuts for sample in cut.take(length)]
     assert whole.credits == cut.credits
+
+
+# Lanes
+
+
+HEAVY_TAILED = np.clip(np.random.default_rng(0).lognormal(6, 1.2, 400), 20, 6000).astype(int).tolist()
+
+
+def lanes_drawn(
+    weights: list[float], sizes: list[int], num_lanes: int, chunk_size: int, num: int, *, leans: bool
+) -> tuple[int, list[int]]:
+    """The most that any component was ahead or behind in all, and in any lane up to each of ``num`` chunks, in units.
+
+    Chunks belong to lanes in turn, and each lane has samples of its own: the same sizes, begun elsewhere.
+    """
+    shares = integer_shares(weights)
+    nothing = (0,) * len(shares)
+    credits, lanes = nothing, [nothing] * num_lanes
+    taken = [[lane * 7 + component for component in range(len(shares))] for lane in range(num_lanes)]
+    most, most_by_lane = 0, [0]
+    for chunk in range(num):
+        lane = chunk % num_lanes
+        lean = leaning(lane, lanes) if leans else None
+        turns, known = np.empty(0, np.int64), chunk_size
+        while len(turns) < chunk_size:  # sizes that come after those that are known would matter
+            known *= 2
+            coming = [np.resize(sizes, start + known)[start:] for start in taken[lane]]
+            turns = fair_turns(shares, credits, coming, [False] * len(shares), chunk_size, lean).components
+        heads = [iter(c.tolist()) for c in coming]
+        before, units = credits, [0] * len(shares)
+        for component in turns.tolist():
+            units[component] += next(heads[component])
+            taken[lane][component] += 1
+            credits = credits_after(shares, before, units)
+            most = max(most, *map(abs, credits))
+        lanes[lane] = credits_after(shares, lanes[lane], units)
+        most_by_lane.append(max(most_by_lane[-1], *map(abs, lanes[lane])))
+    return most // SCALE, [owed // SCALE for owed in most_by_lane]
+
+
+@pytest.mark.parametrize(
+    ("weights", "sizes", "num_lanes", "chunk_size"),
+    [
+        ([0.5, 0.2, 0.15, 0.1, 0.05], HEAVY_TAILED, 2, 2),
+        ([0.5, 0.2, 0.15, 0.1, 0.05], HEAVY_TAILED, 4, 4),
+        ([0.5, 0.2, 0.15, 0.1, 0.05], [100], 2, 2),
+        ([0.9, 0.1], [100], 4, 5),
+        ([1.0] * 12, HEAVY_TAILED, 8, 5),
+        ([0.5, 0.3, 0.15, 0.0495, 0.0005], HEAVY_TAILED, 8, 64),
+    ],
+)
+def test_every_lane_stays_near_the_weights_while_all_together_keep_to_them(
+    weights: list[float], sizes: list[int], num_lanes: int, chunk_size: int
+) -> None:
+    """Turns alone let lanes drift apart without end: samples of a rare component may all fall to the same lane."""
+    num = 200 * num_lanes
+    drawn = (weights, sizes, num_lanes, chunk_size, num)
+    most, by_lane = lanes_drawn(*drawn, leans=True)
+    assert most <= max(sizes)
+    assert by_lane[-1] <= 5 * max(sizes)
+    _, apart = lanes_drawn(*drawn, leans=False)
+    assert apart[-1] > by_lane[-1]
 
 
 # What is not there, and what is not known

@@ -434,5 +434,15 @@ def test_intervals_are_sorted_and_as_long_as_they_can_be(catalog: Catalog, make_
 def test_a_cursor_of_another_version_is_refused(catalog: Catalog, make_mixture: MakeMixture) -> None:
     mixture = make_mixture(("true", 1))
     state = Cursor.start(program_of(catalog, mixture), planned(catalog, mixture), LANES).to_dict()
-    with pytest.raises(ScheduleError, match="the run's cursor has version 99; this program reads version 4"):
+    with pytest.raises(ScheduleError, match="the run's cursor has version 99; this program reads versions 4 and 5"):
         Cursor.from_dict({**state, "version": 99})
+
+
+def test_a_run_whose_cursor_knows_nothing_of_lanes_goes_on_without(catalog: Catalog, make_mixture: MakeMixture) -> None:
+    mixture = make_mixture(("kind = 'code'", 1), ("true", 1), unit=Unit.BYTES)
+    plan = planned(catalog, mixture)
+    start = Cursor.start(program_of(catalog, mixture), plan, LANES)
+    older = {key: value for key, value in start.to_dict().items() if key != "lane_credits"} | {"version": 4}
+    scheduler = make_scheduler(catalog, mixture, plan, chunk_size=10)
+    assert len(scheduler.draw(start, 4).cursor.lane_credits) == LANES
+    assert scheduler.draw(Cursor.from_dict(older), 4).cursor.lane_credits == ()
