@@ -19,7 +19,10 @@ from typing import Any
 from mixlake.catalog import ConfigError
 from mixlake.loaders.messages import from_bytes, to_bytes
 
-_COMMAND = "import sys; sys.path[:] = sys.argv[3:]; from mixlake.loaders import fresh; fresh.main(int(sys.argv[2]))"
+_COMMAND = (
+    "import gc, sys; gc.disable(); "  # whoever works enables it: nothing that is imported is garbage
+    "sys.path[:] = sys.argv[3:]; from mixlake.loaders import fresh; fresh.main(int(sys.argv[2]))"
+)
 _MAIN = ("init_main_from_name", "init_main_from_path", "sys_argv")
 
 
@@ -47,7 +50,8 @@ class FreshProcess:
         """Start the process; it ends when this one does."""
         descriptor = self._end.fileno()
         command = [spawn.get_executable(), "-c", _COMMAND, self._name, str(descriptor), *sys.path]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[descriptor])
+        one_thread = {"OMP_NUM_THREADS": "1", **os.environ}
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[descriptor], env=one_thread)
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(len(self._content).to_bytes(8, "little") + self._content)

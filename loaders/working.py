@@ -67,6 +67,7 @@ def work(load: Callable[[], Source[Any]], share: Share, connection: Connection) 
     try:
         source = load()
         gc.freeze()  # what was imported is there to stay: collections need not look through it
+        gc.enable()
         if torch := sys.modules.get("torch"):  # what a transform imports
             torch.set_num_threads(1)
         source.is_sent = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -63,15 +63,14 @@ def delivery(chunk: Chunk, *, seed: int, shuffled: bool) -> Delivery:
     intervals = chunk.intervals
     lengths = intervals.row_stop - intervals.row_start
     interval = np.repeat(np.arange(len(lengths)), lengths)
-    row = np.arange(len(interval)) - np.repeat(np.cumsum(lengths) - lengths, lengths) + intervals.row_start[interval]
-    place = np.empty(len(interval), np.int64)  # of every slot, the sample that fills it
-    counts = np.bincount(intervals.component[interval])
-    slots = np.argsort(chunk.component_order, kind="stable")
-    start = 0
-    for component, count in enumerate(counts.tolist()):
+    row = np.arange(len(interval)) + (intervals.row_start + lengths - np.cumsum(lengths))[interval]
+    samples, start = [], 0
+    for component, count in enumerate(np.bincount(chunk.component_order).tolist()):
         inside = permutation(count, seed, Purpose.DELIVERY, chunk.number, component) if shuffled else np.arange(count)
-        place[slots[start : start + count]] = start + inside
+        samples.append(start + inside)
         start += count
+    place = np.empty(len(interval), np.int64)  # of every slot, the sample that fills it
+    place[np.argsort(chunk.component_order, kind="stable")] = np.concatenate(samples)
     return Delivery(component=chunk.component_order, interval=interval[place], row=row[place])
 
 
@@ -82,13 +81,35 @@ _COMMITS_PER_COMPACTION = 100
 """A commit takes longer the more files a table has, by 1 µs for each."""
 
 
-class _ChunkFile(NamedTuple):
-    """A file of one commit, or of several that were joined: the chunks it holds and where it lies."""
+class _Files(NamedTuple):
+    """The files of the run: of one commit each, or of several that were joined, which are not in order.
 
-    first: int
-    last: int
-    path: str
+    There may be tens of thousands, and a look at the lake comes with nearly every chunk: so they are arrays.
+    """
+
+    first: IntArray
+    """The first chunk of each file."""
+    last: IntArray
+    paths: pa.ChunkedArray
     ends_run: bool
+
+    @classmethod
+    def of(cls, actions: pa.Table) -> _Files:
+        """Return the files of a log's actions."""
+        if not len(actions):
+            return cls(np.empty(0, np.int64), np.empty(0, np.int64), pa.chunked_array([], pa.string()), False)
+        first, last = (actions[name].to_numpy() for name in ("min.chunk", "max.chunk"))
+        return cls(first, last, actions["path"], bool(pc.any(actions["max.is_last"]).as_py()))
+
+    def overlapping(self, first: int, stop: int) -> list[str]:
+        """Return the paths of those that may have some of the chunks from ``first`` to before ``stop``."""
+        return [self.paths[index].as_py() for index in np.flatnonzero((self.first < stop) & (self.last >= first))]
+
+    def holding(self, numbers: Sequence[int]) -> Iterator[tuple[str, Sequence[int]]]:
+        """Yield the paths of those that may have some of some chunks, given in ascending order, and these."""
+        starts, stops = np.searchsorted(numbers, self.first), np.searchsorted(numbers, self.last, side="right")
+        for index in np.flatnonzero(starts < stops).tolist():
+            yield self.paths[index].as_py(), numbers[starts[index] : stops[index]]
 
 
 class ChunkLog:
@@ -111,7 +132,7 @@ class ChunkLog:
         self._lake = lake
         self._run = run
         self._components = {name: index for index, name in enumerate(components)}
-        self._files: list[_ChunkFile] = []
+        self._files = _Files.of(pa.table({}))
         self._newest = first - 1
         """The last committed chunk; which file has it cannot be told, as joined ones are not in order."""
         self._open_files = ChunkFiles(_READ_COLUMNS)
@@ -168,10 +189,8 @@ class ChunkLog:
         if self._newest < numbers[0]:  # looking for news costs a millisecond
             self._refresh()
         rows = []
-        for file in self._files:
-            mine = numbers[bisect.bisect_left(numbers, file.first) : bisect.bisect_right(numbers, file.last)]
-            if mine:
-                rows += self._open_files.rows(f"{self._lake.path(schema.CHUNKS)}/{file.path}", mine)
+        for path, mine in self._files.holding(numbers):
+            rows += self._open_files.rows(f"{self._lake.path(schema.CHUNKS)}/{path}", mine)
         return sorted((self._from_arrow(row) for row in rows), key=lambda chunk: chunk.number)
 
     def last(self) -> tuple[int, dict[str, Any] | None, bool, datetime | None]:
@@ -180,7 +199,7 @@ class ChunkLog:
         Where the run has no chunk of its own yet, that is the last one of its parent's, without a cursor.
         """
         self._refresh()
-        if not self._files:
+        if not len(self._files.paths):
             return self._newest, None, False, None
         row = self._table(self._newest, self._newest + 1, ["cursor", "is_last", "created_at"]).to_pylist()[0]
         return self._newest, json.loads(row["cursor"]), row["is_last"], row["created_at"]
@@ -188,7 +207,7 @@ class ChunkLog:
     def end(self) -> tuple[int, bool]:
         """Return the last committed chunk (see `last`), and if it ends the run: the log says so, no file is opened."""
         self._refresh()
-        return self._newest, any(file.ends_run for file in self._files)
+        return self._newest, self._files.ends_run
 
     def cursor_before(self, chunk: int) -> dict[str, Any] | None:
         """Return the state of the last snapshot that ends in front of a chunk, or None if there is none."""
@@ -206,24 +225,21 @@ class ChunkLog:
             return
         actions = pa.table(handle.get_add_actions(flatten=True))
         mine = actions.filter(pc.equal(actions["partition.run"], self._run)) if len(actions) else actions
-        columns = (
-            [mine[name].to_pylist() for name in ("min.chunk", "max.chunk", "path", "max.is_last")] if len(mine) else []
-        )
-        self._files = sorted(_ChunkFile(*values) for values in zip(*columns, strict=True))
-        self._newest = max((file.last for file in self._files), default=self._first - 1)
+        self._files = _Files.of(mine)
+        self._newest = int(self._files.last.max(initial=self._first - 1))
         if self._version < 0:
-            self._num_small = len(self._files)
+            self._num_small = len(mine)
         self._version = handle.version()
 
     def _table(self, first: int, stop: int, columns: Sequence[str]) -> pa.Table:
         if self._newest < first:  # looking for news costs milliseconds: only where it is due
             self._refresh()
-        found = [file for file in self._files if first <= file.last and file.first < stop]
+        found = self._files.overlapping(first, stop)
         fields = [f for f in schema.TABLES[schema.CHUNKS].columns if f.name != "run"]
         if not found:
             return pa.schema([f for f in fields if f.name in columns]).empty_table()
         folder = self._lake.path(schema.CHUNKS)
-        paths = [f"{folder}/{file.path}" for file in found]
+        paths = [f"{folder}/{path}" for path in found]
         files = pads.dataset(paths, schema=pa.schema(fields), format="parquet")
         wanted = (pads.field("chunk") >= first) & (pads.field("chunk") < stop)
         return files.to_table(columns=list(columns), filter=wanted, use_threads=False)

@@ -13,7 +13,7 @@ from mixlake.mixing.chunk_files import ChunkFiles, write_chunks
 
 STORED = pa.schema([field for field in schema.TABLES[schema.CHUNKS].columns if field.name != "run"])
 COLUMNS = pa.schema([STORED.field(name) for name in ("chunk", "intervals", "component_order")])
-NUM_SAMPLES = 2048
+NUM_SAMPLES = 1024
 
 
 def rows(chunks: range) -> pa.Table:
@@ -45,6 +45,13 @@ def test_rows_come_in_the_order_in_which_they_are_asked_for(tmp_path: Path) -> N
     assert [row["chunk"].to_pylist() for row in found] == [[38], [11], [24]]
     assert [row["intervals"][0].as_py()[0]["row_start"] for row in found] == [38, 11, 24]
     assert [row["component_order"].to_pylist() for row in found] == [[[n % 5] * NUM_SAMPLES] for n in (38, 11, 24)]
+
+
+def test_chunks_are_found_where_joined_files_are_not_in_order(tmp_path: Path) -> None:
+    joined = pa.concat_tables([rows(range(20, 30)), rows(range(10)), rows(range(10, 20))])
+    (file,) = write_chunks(str(tmp_path), "exp1", joined)
+    found = ChunkFiles(COLUMNS).rows(str(tmp_path / file.path), [*range(0, 30, 3), 30])
+    assert [row["chunk"][0].as_py() for row in found] == list(range(0, 30, 3))
 
 
 def test_a_column_that_is_younger_than_the_file_is_null(tmp_path: Path) -> None:
