@@ -20,7 +20,7 @@ from mixlake.conf.commands import COMMANDS
 from mixlake.conf.reference import PAGES as WRITTEN
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = sorted(path for path in (ROOT / "docs").glob("*.md") if path.name not in WRITTEN)
+PAGES = [ROOT / "README.md", *sorted(path for path in (ROOT / "docs").glob("*.md") if path.name not in WRITTEN)]
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 FILE = re.compile(r"# ([\w./-]+\.\w+)\n")
 COMMAND = re.compile(r"^\$ ((?:.*\\\n)*.*)\n((?:(?!\$ ).*\n)*)", re.M)
@@ -104,6 +104,11 @@ def is_said(printed: str, said: str) -> bool:
     return re.fullmatch(re.escape(said).replace("…", ".*"), printed, re.S) is not None
 
 
+def words_in(picture: Path) -> list[str]:
+    """What stands in an SVG: its title, labels, ticks and legend."""
+    return re.findall(r"<text[^>]*>(.*?)</text>", picture.read_text(encoding="utf-8"))
+
+
 @pytest.mark.parametrize("path", PAGES, ids=[path.stem for path in PAGES])
 def test_every_block_of_a_page_runs_and_prints_what_it_says(path: Path, tmp_path: Path) -> None:
     page = path.read_text(encoding="utf-8")
@@ -114,6 +119,9 @@ def test_every_block_of_a_page_runs_and_prints_what_it_says(path: Path, tmp_path
             shutil.copy(ROOT / name, tmp_path)
     for step, printed in zip(steps(page), run(page, tmp_path), strict=True):
         assert is_said(printed, step.said), f"{step.code}\nprints:\n{printed}\nthe page says:\n{step.said}"
+    for picture in re.findall(r"\]\((docs/\S+[.]svg)\)", page):
+        drawn = tmp_path / Path(picture).name
+        assert words_in(drawn) == words_in(ROOT / picture), f"{picture} is no longer what the page's commands draw"
 
 
 @pytest.mark.parametrize("path", PAGES, ids=[path.stem for path in PAGES])

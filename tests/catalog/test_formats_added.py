@@ -1,4 +1,4 @@
-"""Formats that installed packages add, the README's example among them."""
+"""Formats that installed packages add, the example of docs/add_a_format.md among them."""
 
 from __future__ import annotations
 
@@ -14,17 +14,7 @@ import pytest
 from mixlake.catalog import ConfigError
 from mixlake.catalog.formats import formats, get_format
 
-README = Path(__file__).resolve().parent.parent.parent / "README.md"
-PROJECT = """
-[build-system]
-requires = ["setuptools"]
-build-backend = "setuptools.build_meta"
-[project]
-name = "my-formats"
-version = "1.0"
-[tool.setuptools]
-py-modules = ["my_formats"]
-"""
+PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "add_a_format.md"
 USE = """
 from mixlake.catalog import Catalog
 from mixlake.loaders import SampleDataset
@@ -89,13 +79,12 @@ def run(*command: str, cwd: Path, path: Path | None = None) -> str:
     return done.stdout
 
 
-def test_the_format_in_the_readme_is_installed_registered_and_loaded(tmp_path: Path) -> None:
-    section = README.read_text(encoding="utf-8").split("## A format of one's own")[1].split("\n## ")[0]
-    blocks = dict(re.findall(r"```(python|toml)\n(.*?)```", section, re.S))
+def test_the_format_of_the_page_takes_odd_names_empty_files_and_damage(tmp_path: Path) -> None:
+    blocks = re.findall(r"```\w+\n# paragraphs/(\S+)\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S)
     project, site = tmp_path / "project", tmp_path / "site"
     project.mkdir()
-    (project / "my_formats.py").write_text(blocks["python"], encoding="utf-8")
-    (project / "pyproject.toml").write_text(PROJECT + blocks["toml"], encoding="utf-8")
+    for name, content in blocks:
+        (project / name).write_text(content, encoding="utf-8")
     pip = ["-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-build-isolation"]
     run(*pip, "--target", str(site), ".", cwd=project)
     data = tmp_path / "data"
