@@ -18,7 +18,7 @@ from mixlake.catalog.diff import Difference, compare_versions
 from mixlake.catalog.duplicates import Grouping
 from mixlake.catalog.durations import parse_duration
 from mixlake.catalog.errors import ConfigError, LakeError, listed, nearest
-from mixlake.catalog.frames import datasets_frame, open_session, properties_frame, samples_frame
+from mixlake.catalog.frames import datasets_frame, new_context, open_session, properties_frame, samples_frame
 from mixlake.catalog.history import history_frame, version_at
 from mixlake.catalog.lake import Lake
 from mixlake.catalog.problems import checked_on_error
@@ -354,7 +354,7 @@ class Catalog(Shown):
 
     def samples(self, context: SessionContext | None = None) -> DataFrame:
         """Return a frame of all samples at this version."""
-        return samples_frame(context or SessionContext(), self.lake, self._live()[1])
+        return samples_frame(context or new_context(), self.lake, self._live()[1])
 
     def _live(self) -> tuple[int, tuple[Dataset, ...]]:
         version = self.version

@@ -48,13 +48,7 @@ def open_session(lake: Lake, version: int, datasets: Sequence[Dataset], tables: 
         datasets: what the catalog holds at that version.
         tables: names of `schema.TABLES`.
     """
-    settings = {
-        # Parallel sorts fail on columns that are constant in a file ("SanityCheckPlan"), as dataset is.
-        "datafusion.optimizer.repartition_sorts": "false",
-        # The frames give strings as plain ones: read as such, they need not be copied.
-        "datafusion.execution.parquet.schema_force_view_types": "false",
-    }
-    context = SessionContext(SessionConfig(settings))
+    context = new_context()
     frames = {schema.SAMPLES: samples_frame, schema.FILES: files_frame, schema.SKIPPED: skipped_frame}
     for name in tables:
         if name in frames:
@@ -66,6 +60,17 @@ def open_session(lake: Lake, version: int, datasets: Sequence[Dataset], tables: 
             frame = table_frame(context, name, table)
         context.register_view(name, frame)
     return context
+
+
+def new_context() -> SessionContext:
+    """Return an empty session with the settings that the lake's frames need."""
+    settings = {
+        # Parallel sorts fail on columns that are constant in a file ("SanityCheckPlan"), as dataset is.
+        "datafusion.optimizer.repartition_sorts": "false",
+        # The frames give strings as plain ones: read as such, they need not be copied.
+        "datafusion.execution.parquet.schema_force_view_types": "false",
+    }
+    return SessionContext(SessionConfig(settings))
 
 
 def datasets_frame(datasets: Sequence[Dataset]) -> DataFrame:

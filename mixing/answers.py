@@ -7,7 +7,6 @@ than all the rest of scheduling.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
@@ -18,7 +17,8 @@ import pyarrow.compute as pc
 from datafusion import SessionContext
 
 from mixlake.catalog.records import IntArray
-from mixlake.mixing.cells import CONSUMED, CellPlan, word_expressions
+from mixlake.mixing.cells import CellPlan
+from mixlake.mixing.index_frames import CONSUMED, named_columns, word_expressions
 
 _MAX_COMBINATIONS = 1 << 16
 _UNKNOWN = -1
@@ -70,9 +70,7 @@ class Answers:
         """
         self._plan = plan
         self._is_consumed = is_consumed
-        # Every name that is in the text as a word, wherever: too many do no harm.
-        text = "\n".join(plan.predicates).lower()
-        found = [name for name in columns if re.search(rf"(?<!\w){re.escape(name.lower())}(?!\w)", text)]
+        found = named_columns(plan.predicates, columns)
         self.columns = [*found, CONSUMED] if is_consumed else found
         """What a table of rows must have."""
         self._known = _Known.nothing(self.columns)

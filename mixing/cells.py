@@ -1,4 +1,4 @@
-"""Cells: samples that answer every predicate of a run alike, counted per block with one aggregate query.
+"""Cells: samples that answer every predicate of a run alike, counted per block.
 
 Planning holds no list of samples: per cell and block it knows how many there are and how many units they hold.
 """
@@ -11,19 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from datafusion import DataFrame, Expr, column
 
-from mixlake.catalog import Catalog, ConfigError, QueryError
-from mixlake.catalog.errors import listed, nearest
+from mixlake.catalog import Catalog
 from mixlake.catalog.records import IntArray
-from mixlake.catalog.sql import first_line
-from mixlake.mixing.mixture import Unit
+from mixlake.mixing.cell_counts import count_cells, registrations_of
+from mixlake.mixing.index_frames import BITS_PER_WORD, CONSUMED
 from mixlake.mixing.program import Leaf, Program
-
-_BITS_PER_WORD = 62
-_ADDRESS = ("registration", "file_id", "block", "row", "byte_start", "byte_stop")
-CONSUMED = "word_consumed"
-"""How often a row was drawn before the run began."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,51 +74,6 @@ class CellPlan:
         return np.asarray(is_required & is_left_over)
 
 
-def index_frame(
-    catalog: Catalog, program: Program, consumed: pa.Table | None = None, *, values: Sequence[str] | None = None
-) -> DataFrame:
-    """Return the filtered samples with the columns that planning needs: address, answer words, units.
-
-    Args:
-        catalog: at the run's version.
-        program: what the run draws.
-        consumed: rows that were drawn before the run began, and how many times, in a word of their own.
-        values: columns to return in place of the answers.
-
-    Raises:
-        ConfigError: the property that holds the units is missing.
-    """
-    samples = catalog.samples() if consumed is None else _with_consumed(catalog, consumed)
-    unit = program.unit_property
-    check_unit_property(samples.schema(), program.unit, unit, f"samples@{catalog.version}")
-    if program.filter is not None:
-        samples = samples.filter(samples.parse_sql_expr(program.filter))
-    units = "CAST(1 AS BIGINT)" if unit is None else f'CAST("{unit}" AS BIGINT)'
-    answers = word_expressions(samples, program.predicates, is_consumed=consumed is not None)
-    if values is not None:
-        answers = [column(f'"{name}"') for name in values if name not in _ADDRESS]
-    return samples.select(*_ADDRESS, *answers, samples.parse_sql_expr(units).alias("units"))
-
-
-def word_expressions(frame: DataFrame, predicates: Sequence[str], *, is_consumed: bool) -> list[Expr]:
-    """Return the answers to predicates as whole numbers, some dozens in each; and how often a row was drawn before."""
-    predicates = predicates or ("true",)
-    words = [
-        frame.parse_sql_expr(_word(predicates[start : start + _BITS_PER_WORD])).alias(f"word_{number}")
-        for number, start in enumerate(range(0, len(predicates), _BITS_PER_WORD))
-    ]
-    return [*words, *([frame.parse_sql_expr(CONSUMED)] if is_consumed else [])]
-
-
-def _with_consumed(catalog: Catalog, consumed: pa.Table) -> DataFrame:
-    context = catalog.session()
-    context.from_arrow(consumed, "consumed")
-    return context.sql(
-        f"SELECT s.*, coalesce(c.times, 0) AS {CONSUMED} FROM samples s LEFT JOIN consumed c "
-        "ON s.registration = c.registration AND s.file_id = c.file_id AND s.row = c.row"
-    )
-
-
 def find_cells(catalog: Catalog, program: Program, consumed: pa.Table | None = None) -> CellPlan:
     """Find the cells of a program and count them per block; rows that were consumed equally often are apart.
 
@@ -133,79 +81,12 @@ def find_cells(catalog: Catalog, program: Program, consumed: pa.Table | None = N
         QueryError: the filter or a predicate fails on a sample.
         ConfigError: samples lack the property that the unit counts.
     """
-    frame = index_frame(catalog, program, consumed)
-    words = [name for name in frame.schema().names if name.startswith("word_")]
-    counts = _count(frame, ["registration", "block", *words], f"samples@{catalog.version}")
-    _check_units(counts, program, catalog.version)
-    return _plan(counts, words, program.predicates, _registrations(catalog))
+    counts = count_cells(catalog, program, consumed)
+    return _plan(counts, program.predicates, registrations_of(catalog))
 
 
-def _registrations(catalog: Catalog) -> tuple[str, ...]:
-    return tuple(registration for dataset in catalog.list_datasets() for registration in dataset.registrations)
-
-
-def _count(frame: DataFrame, groups: Sequence[str], where: str) -> pa.Table:
-    counts = frame.aggregate(
-        [frame.parse_sql_expr(name) for name in groups],
-        [
-            frame.parse_sql_expr("count(*)").alias("num_samples"),
-            frame.parse_sql_expr("count(units)").alias("num_counted"),
-            frame.parse_sql_expr("coalesce(sum(units), 0)").alias("num_units"),
-            frame.parse_sql_expr("coalesce(min(units), 0)").alias("least_units"),
-        ],
-    )
-    try:
-        return counts.to_arrow_table()
-    except Exception as error:  # datafusion raises bare Exception for values that an expression fails on: n / 0
-        raise QueryError(f"mixture: the filter or a predicate fails on {where}: {first_line(error)}") from error
-
-
-def check_unit_property(columns: pa.Schema, unit: Unit, name: str | None, where: str) -> None:
-    """Refuse a unit whose property is missing or holds no whole numbers.
-
-    Args:
-        columns: of the samples.
-        unit: what the mixture counts.
-        name: the property that counts it; None where every sample counts one.
-        where: whose columns they are, for messages.
-    """
-    if name is None:
-        return
-    if name not in columns.names:
-        estimate = (
-            "; or give a tokenizer (or tokens_per_byte), to estimate it from num_bytes" if name == "num_tokens" else ""
-        )
-        raise ConfigError(
-            f"mixture.unit is {unit.value}, so every sample needs a property {name!r}; {where} has: "
-            f"{listed(columns.names)}.{nearest(name, columns.names)}{estimate}"
-        )
-    if not pa.types.is_integer(columns.field(name).type):
-        raise ConfigError(
-            f"mixture.unit is {unit.value}, but property {name!r} is {columns.field(name).type} in {where}; it must be "
-            "a whole number: cast it when the dataset is registered"
-        )
-
-
-def _word(predicates: Sequence[str]) -> str:
-    bits = [f"CASE WHEN (\n{where}\n) THEN {1 << bit} ELSE 0 END" for bit, where in enumerate(predicates)]
-    return " + ".join(f"CAST({bit} AS BIGINT)" for bit in bits)
-
-
-def _check_units(counts: pa.Table, program: Program, version: int) -> None:
-    missing = sum(counts["num_samples"].to_pylist()) - sum(counts["num_counted"].to_pylist())
-    least = min(counts["least_units"].to_pylist(), default=0)
-    if missing or least < 0:
-        wrong = f"is null for {missing} samples" if missing else f"is negative ({least})"
-        name = program.unit_property
-        raise ConfigError(
-            f"mixture.unit is {program.unit.value}, but property {name!r} {wrong} in samples@{version}; "
-            f"leave them out with mixture.filter: {name} >= 0"
-        )
-
-
-def _plan(
-    counts: pa.Table, words: Sequence[str], predicates: tuple[str, ...], registrations: tuple[str, ...]
-) -> CellPlan:
+def _plan(counts: pa.Table, predicates: tuple[str, ...], registrations: tuple[str, ...]) -> CellPlan:
+    words = [name for name in counts.schema.names if name.startswith("word_")]
     words_EW = np.stack([counts[word].to_numpy() for word in words], axis=1).astype(np.int64)
     words_CW, cell_E = np.unique(words_EW, axis=0, return_inverse=True)
     ordinal = {registration: index for index, registration in enumerate(registrations)}
@@ -221,7 +102,7 @@ def _plan(
     bits = np.arange(len(predicates))
     return CellPlan(
         predicates=predicates,
-        matches_CP=(words_CW[:, bits // _BITS_PER_WORD] >> (bits % _BITS_PER_WORD) & 1).astype(bool),
+        matches_CP=(words_CW[:, bits // BITS_PER_WORD] >> (bits % BITS_PER_WORD) & 1).astype(bool),
         words_CW=words_CW,
         registrations=registrations,
         block_registration_B=key_B[:, 0],

@@ -20,7 +20,8 @@ from mixlake.catalog import Catalog
 from mixlake.catalog.records import IntArray
 from mixlake.catalog.spans import ranges
 from mixlake.mixing.answers import Answers, find_rows
-from mixlake.mixing.cells import CellPlan, index_frame
+from mixlake.mixing.cells import CellPlan
+from mixlake.mixing.index_frames import index_frame
 from mixlake.mixing.order import PassOrder
 from mixlake.mixing.program import Program
 from mixlake.mixing.sorting import lexicographic_order

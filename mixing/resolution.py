@@ -14,10 +14,11 @@ from mixlake.catalog import Catalog, ConfigError
 from mixlake.catalog.errors import listed, nearest
 from mixlake.catalog.sql import check_predicate
 from mixlake.catalog.tokenizers import TokenizerSpec
-from mixlake.mixing.cells import CellPlan, check_unit_property, find_cells
+from mixlake.mixing.cells import CellPlan, find_cells
 from mixlake.mixing.components import Component, OnExhausted, OrderBy, Rules
 from mixlake.mixing.curriculum import Curriculum
 from mixlake.mixing.extents import Clock
+from mixlake.mixing.index_frames import check_unit_property
 from mixlake.mixing.inference import find_groups, inferred_shares
 from mixlake.mixing.mixture import Inference, Kind, Mixture, Unit
 from mixlake.mixing.program import Leaf, Program, Resolution, make_program, with_shares

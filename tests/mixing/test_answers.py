@@ -10,7 +10,7 @@ from mixlake.catalog import Catalog
 from mixlake.catalog.records import IntArray
 from mixlake.mixing import Mixture, answers
 from mixlake.mixing.answers import Answers, find_rows
-from mixlake.mixing.cells import index_frame
+from mixlake.mixing.index_frames import index_frame
 from mixlake.mixing.resolution import plan_cells, program_of
 
 MakeMixture = Callable[..., Mixture]
