@@ -1,6 +1,6 @@
 PYTHON ?= python3
 ARGS ?=
-BENCHMARKS ?= registering querying start schedule commits reading loading tokens ranks resume
+BENCHMARKS ?= registering querying start schedule commits reading loading tokens ranks resume adapting
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help

@@ -196,10 +196,15 @@ class Reporter:
         )
 
     def _version_of(self, reached: int) -> int:
-        """Return the weights version of the last chunk opened: samples, unlike sequences, do not say theirs."""
+        """Return the weights version of the last chunk opened: samples, unlike sequences, do not say theirs.
+
+        A step that is reported before any batch was taken has the weights that the run begins with.
+        """
         opened = max(0, reached - self._run.config.lanes)
         if self._opened[0] != opened:
-            self._opened = (opened, self._run.chunks.read(opened, opened + 1)[0].weights_version)
+            chunks = self._run.chunks.read(opened, opened + 1)
+            first = chunks[0].weights_version if chunks else int(self._run.weights().to_pylist()[0]["version"])
+            self._opened = (opened, first)
         return self._opened[1]
 
     def _finish(self, step: int) -> None:

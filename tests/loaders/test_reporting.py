@@ -153,6 +153,15 @@ def test_samples_are_reported_with_the_weights_of_their_chunks(start: Callable[.
     assert feedback[-1].weights_version > 3
 
 
+def test_a_step_before_the_first_batch_has_the_weights_that_the_run_begins_with(start: Callable[..., Run]) -> None:
+    run = start()
+    loader = make_loader(run, batch_size=4, sequence_length=64)
+    loader.report(0, LOSSES, torch.ones(3, dtype=torch.int64))
+    loader.flush()
+    (losses,) = run.feedback.read()
+    assert (losses.step, losses.weights_version, losses.chunk) == (0, 1, 0)
+
+
 def test_a_lake_that_stands_still_never_blocks_the_trainer_and_loses_no_sum(
     start: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
