@@ -44,7 +44,6 @@ _QUIET = {
     "hydra/hydra_logging": "none",
     "hydra.output_subdir": "null",
     "hydra.run.dir": ".",
-    "hydra.sweep.dir": ".",
     "hydra.sweep.subdir": ".",
 }
 """Hydra's own settings: no log files and no output folders unless they are asked for."""
@@ -79,7 +78,7 @@ def _run_command(name: str, arguments: Sequence[str]) -> None:
         arguments = ["replay=true" if given == "--replay" else given for given in arguments]
         arguments = _with_other_run(name, arguments, Path(folder))
         flags, overrides = hydra_arguments(name, command.positional, arguments)
-        _compose_and_run(name, command, flags, overrides)
+        _compose_and_run(name, command, flags, overrides, folder)
 
 
 def _with_other_run(name: str, arguments: Sequence[str], folder: Path) -> list[str]:
@@ -124,10 +123,11 @@ def _other_run(name: str, arguments: Sequence[str]) -> tuple[str | None, list[st
     return None, given
 
 
-def _compose_and_run(name: str, command: Command, flags: list[str], overrides: list[str]) -> None:
+def _compose_and_run(name: str, command: Command, flags: list[str], overrides: list[str], folder: str) -> None:
     asked = set(overrides)
     given = {override.split("=", 1)[0].lstrip("+~") for override in overrides}
-    overrides += [f"{key}={value}" for key, value in _QUIET.items() if key not in given]
+    quiet = {**_QUIET, "hydra.sweep.dir": f"'{folder}'"}  # where a sweep leaves a multirun.yaml
+    overrides += [f"{key}={value}" for key, value in quiet.items() if key not in given]
     store_schemas()
 
     def task(config: DictConfig) -> None:

@@ -107,6 +107,7 @@ def test_a_sweep_starts_a_run_for_every_job_named_by_its_overrides(mixlake: Mixl
         f"sweep-seed-{seed}-german.weight-{weight}" for seed in (0, 1) for weight in (0.2, 0.4)
     ]
     assert load(folder, "sweep-seed-1-german.weight-0.4").config.seed == 1
+    assert not (folder / "multirun.yaml").exists(), "Hydra writes one for each sweep"
 
 
 def test_what_is_chosen_is_not_taken_from_the_other_run(mixlake: Mixlake, folder: Path) -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from mixlake.catalog import ConfigError
+from mixlake.catalog import Catalog, ConfigError
 from mixlake.conf.commands import COMMANDS, GROUPS
 from mixlake.conf.completion import completion_script
 from mixlake.conf.help import EXIT_CODES, command_groups, command_help, command_words, overview
+from mixlake.mixing import Run
 
 
 def test_the_overview_has_every_command_with_an_example_in_its_group() -> None:
@@ -71,6 +72,29 @@ def test_bash_completes_commands_keys_and_choices(tmp_path: Path) -> None:
     assert completed(tmp_path, "mixlake", "run", "scale", "=") == {"large", "small"}
     (tmp_path / "data.jsonl").touch()
     assert completed(tmp_path, "mixlake", "register", "uri", "=", "dat") == {"data.jsonl"}
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+def test_bash_completes_the_runs_of_a_lake_and_groups_of_ones_own(tmp_path: Path) -> None:
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text('{"text": "a"}\n')
+    for folder in ("lake", "other lake"):
+        catalog = Catalog.open(str(tmp_path / folder), create=True)
+        catalog.register("texts", str(texts))
+        for name in ("exp1", "exp2.b") if folder == "lake" else ("far",):
+            Run.start(catalog, name, {"kind": "arbitrary"})
+    (tmp_path / "my" / "mixture").mkdir(parents=True)
+    (tmp_path / "my" / "mixture" / "slimmer.yaml").touch()
+    assert completed(tmp_path, "mixlake", "weights", "run", "=") == {"exp1", "exp2.b"}
+    assert completed(tmp_path, "mixlake", "plot", "shares", "run", "=", "exp2") == {"exp2.b"}
+    assert completed(tmp_path, "mixlake", "lineage", "lake", "=", "other lake", "run", "=", "") == {"far"}
+    assert completed(tmp_path, "mixlake", "weights", "lake", "=", "lake", "run", "=", "exp1") == {"exp1"}
+    assert completed(tmp_path, "mixlake", "run", "--from", "e") == {"exp1", "exp2.b"}
+    assert completed(tmp_path, "mixlake", "run", "--config-dir", "my", "mixture", "=", "slim") == {
+        "slimmer",
+        "slimpajama",
+    }
+    assert completed(tmp_path, "mixlake", "datasets", "--config-dir", "my", "mixture", "=", "slim") == set()
 
 
 def test_other_shells_get_the_same_words() -> None:
