@@ -188,8 +188,9 @@ class ChunkLog:
             return []
         if self._newest < numbers[0]:  # looking for news costs a millisecond
             self._refresh()
+        committed = numbers[: bisect.bisect_right(numbers, self._newest)]  # of a range without end
         rows = []
-        for path, mine in self._files.holding(numbers):
+        for path, mine in self._files.holding(committed):
             rows += self._open_files.rows(f"{self._lake.path(schema.CHUNKS)}/{path}", mine)
         return sorted((self._from_arrow(row) for row in rows), key=lambda chunk: chunk.number)
 
