@@ -49,7 +49,8 @@ def new_table(title: str, *columns: str, right: tuple[str, ...] = ()) -> Table:
 def as_text(shown: Any, width: int = _WIDTH) -> str:
     """Return what a console of that many columns shows, without colours."""
     buffer = io.StringIO()
-    Console(file=buffer, width=width, no_color=True, highlight=False).print(shown)
+    # Never Jupyter: there a console shows what it prints, beside what it writes, and in HTML of its own.
+    Console(file=buffer, width=width, color_system=None, highlight=False, force_jupyter=False).print(shown)
     return "\n".join(line.rstrip() for line in buffer.getvalue().strip("\n").splitlines())
 
 

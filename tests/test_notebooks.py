@@ -20,6 +20,8 @@ def test_a_notebook_runs_from_top_to_bottom(path: Path, tmp_path: Path) -> None:
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [output for cell in cells for output in cell.outputs if output.output_type == "error"] == []
     assert [output.text for cell in cells for output in cell.outputs if output.get("name") == "stderr"] == []
+    shown = [output.data for cell in cells for output in cell.outputs if "text/html" in output.get("data", {})]
+    assert [data["text/html"] for data in shown if not data["text/plain"] or "\x1b" in data["text/plain"]] == []
     assert any("image/png" in output.get("data", {}) for cell in cells for output in cell.outputs) or "3_" in path.name
 
 
