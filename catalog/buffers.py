@@ -9,7 +9,7 @@ import numpy as np
 
 from mixlake.catalog.records import IntArray
 
-_SLAB_BYTES = 1 << 20
+_SLAB_BYTES = 256 << 10
 
 
 class BufferPool:

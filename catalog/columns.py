@@ -19,6 +19,8 @@ from mixlake.catalog.spans import Spans
 
 Columns: TypeAlias = dict[FieldPath, list[Any]]
 
+_LONG = 64
+"""Shorter texts, such as names, take less time as they are."""
 WHOLE: FieldPath = ()
 """The path of a record itself."""
 
@@ -63,6 +65,25 @@ class FetchesColumns(Protocol):
         """
 
 
+def as_text(value: Any) -> Any:
+    """Return a text as a ``str``, and anything else as it is.
+
+    >>> as_text(memoryview("größer".encode())), as_text("so"), as_text(b"bytes")
+    ('größer', 'so', b'bytes')
+    """
+    return str(value, "utf-8") if type(value) is memoryview else value
+
+
+def as_utf8(value: Any) -> Any:
+    """Return a long text as a memoryview of its UTF-8, where it has one, and anything else as it is."""
+    if type(value) is not str or len(value) < _LONG:
+        return value
+    try:
+        return memoryview(value.encode())
+    except UnicodeEncodeError:  # half a surrogate pair, which JSON may have
+        return value
+
+
 def read_columns(
     data_format: Format,
     file: DataFile,
@@ -71,10 +92,10 @@ def read_columns(
     options: Mapping[str, Any],
     cache: ReadCache,
     *,
-    is_decoded: bool = True,
+    form: Callable[[Any], Any] | None = as_text,
 ) -> Columns:
     """Return some fields of the rows of many spans of a file; see `fetch_columns`."""
-    return fetch_columns(data_format, file, spans, fields, options, cache, is_decoded=is_decoded)()
+    return fetch_columns(data_format, file, spans, fields, options, cache, form=form)()
 
 
 def fetch_columns(
@@ -85,7 +106,7 @@ def fetch_columns(
     options: Mapping[str, Any],
     cache: ReadCache,
     *,
-    is_decoded: bool = True,
+    form: Callable[[Any], Any] | None = as_text,
 ) -> Callable[[], Columns]:
     """Read some fields of the rows of many spans of a file; return what gives them, in the spans' order.
 
@@ -99,7 +120,7 @@ def fetch_columns(
         fields: which fields.
         options: of the format.
         cache: for what the format keeps.
-        is_decoded: whether texts are all to be ``str``, or may be memoryviews of UTF-8, for `as_text`.
+        form: what texts are to be: `as_text`, `as_utf8`, or None for either, as they come.
 
     Raises:
         DataError: the file is not what it was when it was scanned; what is returned may raise it too.
@@ -112,20 +133,7 @@ def fetch_columns(
     else:
         columns = data_format.read_columns(file, spans, fields, options, cache)
         parse = lambda: columns  # noqa: E731
-    return (lambda: _decoded(parse())) if is_decoded else parse
-
-
-def _decoded(columns: Columns) -> Columns:
-    return {path: list(map(as_text, column)) for path, column in columns.items()}
-
-
-def as_text(value: Any) -> Any:
-    """Return a text as a ``str``, and anything else as it is.
-
-    >>> as_text(memoryview("größer".encode())), as_text("so"), as_text(b"bytes")
-    ('größer', 'so', b'bytes')
-    """
-    return str(value, "utf-8") if type(value) is memoryview else value
+    return parse if form is None else (lambda: {path: list(map(form, column)) for path, column in parse().items()})
 
 
 def _column(records: Sequence[dict[str, Any]], path: FieldPath) -> list[Any]:

@@ -13,15 +13,14 @@ import sys
 import threading
 from collections.abc import Callable
 from multiprocessing import current_process, spawn
-from multiprocessing.connection import Connection
 from typing import Any
 
 from mixlake.catalog import ConfigError
-from mixlake.loaders.messages import from_bytes, to_bytes
+from mixlake.loaders.messages import Outlet, from_bytes, to_bytes
 
 _COMMAND = (
     "import gc, sys; gc.disable(); "  # whoever works enables it: nothing that is imported is garbage
-    "sys.path[:] = sys.argv[3:]; from mixlake.loaders import fresh; fresh.main(int(sys.argv[2]))"
+    "sys.path[:] = sys.argv[3:]; from mixlake.loaders import fresh; fresh.main(sys.argv[2])"
 )
 _MAIN = ("init_main_from_name", "init_main_from_path", "sys_argv")
 
@@ -30,28 +29,29 @@ class FreshProcess:
     """A worker in an interpreter of its own. Processes that may have no children by `multiprocessing` can have it."""
 
     def __init__(
-        self, name: str, target: Callable[..., None], payload: bytes, arguments: tuple[Any, ...], end: Connection
+        self, name: str, target: Callable[..., None], payload: bytes, arguments: tuple[Any, ...], outlet: Outlet
     ) -> None:
         """Prepare the process.
 
         Args:
             name: what lists of processes show among its arguments.
-            target: a function of a module, called with what loads the payload, the arguments and the connection.
+            target: a function of a module, called with what loads the payload, the arguments and the outlet.
             payload: something pickled.
             arguments: more, that can be pickled.
-            end: the connection; it is inherited.
+            outlet: where it sends to; it is inherited.
         """
         self._content = to_bytes((target, payload, arguments, _main_module()))
-        self._end = end
+        self._outlet = outlet
         self._name = name
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start the process; it ends when this one does."""
-        descriptor = self._end.fileno()
-        command = [spawn.get_executable(), "-c", _COMMAND, self._name, str(descriptor), *sys.path]
         one_thread = {"OMP_NUM_THREADS": "1", **os.environ}
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[descriptor], env=one_thread)
+        descriptors = self._outlet.descriptors
+        inherited = ",".join(map(str, descriptors))
+        command = [spawn.get_executable(), "-c", _COMMAND, self._name, inherited, *sys.path]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=descriptors, env=one_thread)
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(len(self._content).to_bytes(8, "little") + self._content)
@@ -98,17 +98,17 @@ def check_may_start() -> None:
         )
 
 
-def main(descriptor: int) -> None:
+def main(descriptors: str) -> None:
     """Be such a process.
 
     Args:
-        descriptor: of the connection.
+        descriptors: of the outlet, separated by commas.
     """
     source = sys.stdin.buffer
     content = source.read(int.from_bytes(source.read(8), "little"))
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     target, payload, arguments, main_module = from_bytes(content)
-    target(lambda: _load(payload, main_module), *arguments, Connection(descriptor, readable=False))
+    target(lambda: _load(payload, main_module), *arguments, Outlet.inherited(list(map(int, descriptors.split(",")))))
 
 
 def _leave_with_parent() -> None:

@@ -8,11 +8,12 @@ is passed over.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from mixlake.catalog import ConfigError
+from mixlake.catalog.columns import as_text
 from mixlake.catalog.problems import OnError, checked_on_error
 from mixlake.loaders.collate import Batch
 from mixlake.loaders.deliveries import Delivery, Place
@@ -127,9 +128,9 @@ class Lanes(Generic[Item]):
         """Return the record fields to read; None for all."""
         raise NotImplementedError
 
-    def is_decoded(self) -> bool:
-        """Say whether texts are all to be ``str``, or may be memoryviews of UTF-8."""
-        return True
+    def form(self) -> Callable[[Any], Any] | None:
+        """Return what texts are to be read as; see `fetch_columns`."""
+        return as_text
 
     def images(self) -> Images | None:
         """Return what decodes images, if any are asked for."""
@@ -270,7 +271,7 @@ class Lanes(Generic[Item]):
             num_lanes=max(1, len(numbers)),
             replacements=Replacements(run) if reading.on_error is OnError.SKIP else None,
             images=self.images(),
-            is_decoded=self.is_decoded(),
+            form=self.form(),
         )
         opened = {}
         for lane in numbers:

@@ -1,6 +1,7 @@
-"""Messages from one process to another, through a pipe: what is large goes beside the pickle, and is copied once.
+"""Messages from a worker to its trainer, through a pipe: what is large goes beside the pickle, and is copied once.
 
-Everything stays within the pipe: whoever dies leaves nothing behind, and no two jobs can take each other's names.
+Texts go through memory that both have. Nothing has a name: whoever dies leaves nothing behind, and no two jobs can take
+each other's.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import io
 import os
 import struct
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,6 +22,7 @@ import numpy as np
 
 from mixlake.catalog.columns import as_text
 from mixlake.catalog.records import IntArray
+from mixlake.loaders.slots import Slots
 
 if TYPE_CHECKING:
     import torch
@@ -27,8 +30,8 @@ if TYPE_CHECKING:
 _PIPE_BYTES = 1 << 20
 """What the kernel holds of a pipe, where it may: with its usual 64 kB, reader and writer wake each other 16 times a MB,
 which takes as long as the copying."""
-_HEAD = struct.Struct("=QQ")
-"""Number of parts; bytes of all of them."""
+_HEAD = struct.Struct("=QQQq")
+"""Number of parts; bytes of all of them; bytes of the pieces beside them; the slot they are in, or -1."""
 _PROTOCOL = 5
 """The one that leaves buffers, as arrays have them, beside what it writes."""
 _MAX_PARTS = 1000
@@ -37,43 +40,98 @@ _MIN_LENGTH = 64
 """Texts that are shorter, such as names, are often equal, and pickle sends equal ones once."""
 
 
-def widen(connection: Connection) -> None:
-    """Have the kernel hold more of a pipe, so that both ends wait for each other less often."""
+class Outlet:
+    """The end of a channel that a worker sends to."""
+
+    def __init__(self, connection: Connection, slots: Slots | None) -> None:
+        self._connection = connection
+        self._slots = slots
+
+    @classmethod
+    def inherited(cls, descriptors: Sequence[int]) -> Outlet:
+        """Return the one of which a process has inherited the descriptors."""
+        slots = Slots(descriptors[1]) if len(descriptors) > 1 else None
+        return cls(Connection(descriptors[0], readable=False), slots)
+
+    @property
+    def descriptors(self) -> list[int]:
+        """What a process must inherit to have it."""
+        return [self._connection.fileno(), *([self._slots.descriptor] if self._slots else [])]
+
+    def send(self, message: Any, pieces: Sequence[Any] = ()) -> int:
+        """Send a message, and pieces of bytes as they are; return how many bytes both took.
+
+        Raises:
+            OSError: nobody listens any more.
+        """
+        beside: list[Any] = []
+        content = io.BytesIO()
+        _Pickler(content, _PROTOCOL, False, beside.append).dump(message)
+        parts = [content.getbuffer(), *(buffer.raw() for buffer in beside)]
+        lengths = np.array([len(part) for part in parts], np.int64)
+        num_bytes, num_beside = int(lengths.sum()), sum(map(len, pieces))
+        slot = self._slots.put(pieces, num_beside) if self._slots and num_beside else None
+        head = _HEAD.pack(len(parts), num_bytes, num_beside, -1 if slot is None else slot)
+        rest = [memoryview(piece) for piece in pieces] if slot is None else []
+        _write(self._connection.fileno(), [memoryview(head), lengths.data.cast("B"), *parts, *rest])
+        return num_bytes + num_beside
+
+    def close(self) -> None:
+        """Let go of it: a process that was started has it."""
+        self._connection.close()
+
+
+class Inlet:
+    """The end of a channel that a trainer receives from."""
+
+    def __init__(self, connection: Connection, slots: Slots | None) -> None:
+        self._connection = connection
+        self._slots = slots
+
+    def fileno(self) -> int:
+        """Return what can be waited for."""
+        return self._connection.fileno()
+
+    @contextmanager
+    def receive(self) -> Iterator[tuple[Any, memoryview]]:
+        """Give the next message, and the pieces that were sent beside it, one after the other.
+
+        The pieces are there only within the context. Arrays in the message are of memory of their own.
+
+        Raises:
+            EOFError: the other end is closed, or gone in the middle of a message.
+        """
+        descriptor = self._connection.fileno()
+        num_parts, num_bytes, num_beside, slot = _HEAD.unpack(_read(descriptor, _HEAD.size))
+        lengths = np.frombuffer(_read(descriptor, 8 * num_parts), np.int64)
+        content = memoryview(_read(descriptor, num_bytes + (num_beside if slot < 0 else 0)))
+        stops = np.cumsum(lengths).tolist()
+        parts = [content[start:stop] for start, stop in zip([0, *stops], stops, strict=False)]
+        message = ForkingPickler.loads(parts[0], buffers=parts[1:])
+        if slot < 0:
+            yield message, content[num_bytes:]
+            return
+        assert self._slots is not None
+        try:
+            yield message, self._slots.look(slot, num_beside)
+        finally:
+            self._slots.free(slot)
+
+    def close(self) -> None:
+        """Listen no more."""
+        self._connection.close()
+
+
+def channel() -> tuple[Inlet, Outlet]:
+    """Return both ends of a channel from a process to the one that starts it."""
+    here, there = Pipe(duplex=False)
     if hasattr(fcntl, "F_SETPIPE_SZ"):
         with suppress(OSError):  # a user's pipes have a bound together; a narrow one does the same, only slower
-            fcntl.fcntl(connection.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-
-
-def send(connection: Connection, message: Any) -> int:
-    """Send a message; return how many bytes it took.
-
-    Raises:
-        OSError: nobody listens any more.
-    """
-    beside: list[Any] = []
-    content = io.BytesIO()
-    _Pickler(content, _PROTOCOL, False, beside.append).dump(message)
-    parts = [content.getbuffer(), *(buffer.raw() for buffer in beside)]
-    lengths = np.array([len(part) for part in parts], np.int64)
-    num_bytes = int(lengths.sum())
-    head = _HEAD.pack(len(parts), num_bytes)
-    _write(connection.fileno(), [memoryview(head), lengths.data.cast("B"), *parts])
-    return num_bytes
-
-
-def receive(connection: Connection) -> Any:
-    """Return the next message; arrays in it lie in what was received, and may be written to.
-
-    Raises:
-        EOFError: the other end is closed, or gone in the middle of a message.
-    """
-    descriptor = connection.fileno()
-    num_parts, num_bytes = _HEAD.unpack(_read(descriptor, _HEAD.size))
-    lengths = np.frombuffer(_read(descriptor, 8 * num_parts), np.int64)
-    content = memoryview(_read(descriptor, num_bytes))
-    stops = np.cumsum(lengths).tolist()
-    parts = [content[start:stop] for start, stop in zip([0, *stops], stops, strict=False)]
-    return ForkingPickler.loads(parts[0], buffers=parts[1:])
+            fcntl.fcntl(here.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+    slots = None
+    with suppress(OSError):  # then everything goes through the pipe
+        slots = Slots.make()
+    return Inlet(here, slots), Outlet(there, slots)
 
 
 def to_bytes(value: Any) -> bytes:
@@ -131,15 +189,16 @@ class _Pickler(ForkingPickler):
 
 
 class _Joined(NamedTuple):
-    """Texts, or pieces of bytes, one after the other."""
+    """A column of texts, or pieces of bytes, that lie one after the other beside the message."""
 
-    content: np.ndarray
+    start: int
+    """Where the first one begins."""
     stops: IntArray
     is_text: bool
 
-    def values(self) -> list[Any]:
-        content, stops = self.content.data, self.stops.tolist()
-        places = zip([0, *stops], stops, strict=False)
+    def values(self, content: memoryview) -> list[Any]:
+        stops = self.stops.tolist()
+        places = zip([self.start, *stops], stops, strict=False)
         if not self.is_text:
             return [bytes(content[start:stop]) for start, stop in places]
         return [str(content[start:stop], "utf-8", "surrogatepass") for start, stop in places]
@@ -152,35 +211,44 @@ class _Records(NamedTuple):
     columns: tuple[Any, ...]
 
 
-def pack(items: Sequence[Any]) -> Any:
-    """Return items by column where they are dicts of the same fields; many small objects take long to send.
+def pack(items: Sequence[Any]) -> tuple[Any, list[Any]]:
+    """Return items by column where they are dicts of the same fields, and texts and bytes of them to be sent beside.
 
-    A memoryview in a field is a text in UTF-8, and arrives as a ``str``.
+    Many small objects take long to send. A memoryview in a field is a text in UTF-8, and arrives as a ``str``.
     """
     layouts = set(map(tuple, items)) if set(map(type, items)) == {dict} else set()
     if len(layouts) != 1 or not (names := layouts.pop()):
         return [
             {name: as_text(value) for name, value in item.items()} if type(item) is dict else item for item in items
-        ]
-    return _Records(names, tuple(_pack_column([item[name] for item in items]) for name in names))
+        ], []
+    beside: list[Any] = []
+    columns = []
+    start = 0
+    for name in names:
+        column, pieces = _pack_column([item[name] for item in items], start)
+        columns.append(column)
+        beside += pieces
+        if isinstance(column, _Joined):
+            start = int(column.stops[-1])
+    return _Records(names, tuple(columns)), beside
 
 
-def unpack(packed: Any) -> list[Any]:
-    """Return what was packed."""
+def unpack(packed: Any, content: memoryview) -> list[Any]:
+    """Return what was packed; ``content`` is what was sent beside it."""
     if not isinstance(packed, _Records):
         found: list[Any] = packed
         return found
-    columns = [column.values() if isinstance(column, _Joined) else column for column in packed.columns]
+    columns = [column.values(content) if isinstance(column, _Joined) else column for column in packed.columns]
     return [dict(zip(packed.names, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
-def _pack_column(values: list[Any]) -> Any:
+def _pack_column(values: list[Any], start: int) -> tuple[Any, list[Any]]:
     kinds = set(map(type, values))
     if memoryview in kinds:
         if not kinds <= {str, memoryview}:
-            return list(map(as_text, values))
+            return list(map(as_text, values)), []
     elif kinds not in ({str}, {bytes}) or sum(map(len, values)) < _MIN_LENGTH * len(values):
-        return values
+        return values, []
     pieces = [value.encode("utf-8", "surrogatepass") if type(value) is str else value for value in values]
-    stops = np.cumsum([len(piece) for piece in pieces])
-    return _Joined(np.frombuffer(b"".join(pieces), np.uint8), stops, kinds != {bytes})
+    stops = start + np.cumsum(list(map(len, pieces)))
+    return _Joined(start, stops, kinds != {bytes}), pieces

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.dataset as pads
 
 from mixlake.catalog import Catalog, DataError, DataFile, Span, schema
-from mixlake.catalog.columns import WHOLE, Columns, fetch_columns
+from mixlake.catalog.columns import WHOLE, Columns, as_text, fetch_columns
 from mixlake.catalog.data_files import check_unchanged
 from mixlake.catalog.fields import parse_path
 from mixlake.catalog.formats import get_format
@@ -67,7 +67,7 @@ class SampleReader:
         num_lanes: int = 1,
         replacements: Replacements | None = None,
         images: Images | None = None,
-        is_decoded: bool = True,
+        form: Callable[[Any], Any] | None = as_text,
     ) -> None:
         """Open the reader.
 
@@ -79,11 +79,11 @@ class SampleReader:
             num_lanes: how many lanes share it.
             replacements: of what cannot be read; None to raise errors.
             images: the fields to decode; None for none.
-            is_decoded: whether texts are all to be ``str``, or may be memoryviews of UTF-8.
+            form: what texts are to be, as in `fetch_columns`.
         """
         self._catalog = catalog
         self._images = images
-        self._is_decoded = is_decoded
+        self._form = form
         self.replacements = replacements
         """Where replacements are written down; None where what cannot be read is an error."""
         held = max(1, min(_MAX_GROUP_BYTES, cache_bytes // 4 // num_lanes))
@@ -221,7 +221,7 @@ class SampleReader:
         fields = list(dict.fromkeys([self.text_fields[registration], *self.fields]))
         data_format, options = get_format(dataset.format), dataset.options
         with nullcontext() if dataset.format in _SIDE_BY_SIDE else self._turn:
-            parse = fetch_columns(data_format, file, spans, fields, options, self._cache, is_decoded=self._is_decoded)
+            parse = fetch_columns(data_format, file, spans, fields, options, self._cache, form=self._form)
         if self._images is None:
             return parse
         columns = parse()

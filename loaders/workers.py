@@ -11,8 +11,7 @@ import select
 import signal
 from collections.abc import Callable, Iterator
 from functools import partial
-from multiprocessing import Pipe, get_context
-from multiprocessing.connection import Connection
+from multiprocessing import get_context
 from multiprocessing.context import BaseContext
 from types import TracebackType
 from typing import Generic, Protocol, TypeVar
@@ -20,7 +19,7 @@ from typing import Generic, Protocol, TypeVar
 from mixlake.catalog import ConfigError, MixlakeError
 from mixlake.loaders.deliveries import Delivery, Source
 from mixlake.loaders.fresh import FreshProcess, check_may_start
-from mixlake.loaders.messages import from_bytes, receive, to_bytes, unpack, widen
+from mixlake.loaders.messages import Inlet, Outlet, channel, from_bytes, to_bytes, unpack
 from mixlake.loaders.stats import Counts
 from mixlake.loaders.working import Bundle, Share, work
 
@@ -69,9 +68,9 @@ class Workers(Generic[Item]):
         """
         check_may_start()
         payload = _pickled(source)
-        self._connections: list[Connection] = []
+        self._inlets: list[Inlet] = []
         self._arrivals: list[select.poll] = []
-        self._ends: list[Connection] = []
+        self._outlets: list[Outlet] = []
         self._processes: list[_Process] = []
         self._workers = list(range(num_workers)) if only is None else [only]
         self._have_begun = [False] * len(self._workers)
@@ -80,19 +79,18 @@ class Workers(Generic[Item]):
         self.num_ready = [0] * len(self._workers)
         """How many bundles were ready at each worker, as of its last bundle."""
         for worker in self._workers:
-            here, there = Pipe(duplex=False)
-            widen(here)
+            here, there = channel()
             share = Share(worker=worker, num_workers=num_workers, bundle_size=bundle_size, schedules=schedules)
-            self._connections.append(here)
+            self._inlets.append(here)
             self._arrivals.append(select.poll())  # made once: Connection.poll makes a selector every time
             self._arrivals[-1].register(here.fileno(), select.POLLIN)
-            self._ends.append(there)
+            self._outlets.append(there)
             self._processes.append(_process(context, payload, share, there))
 
     def __enter__(self) -> Workers[Item]:
-        for process, end in zip(self._processes, self._ends, strict=True):
+        for process, outlet in zip(self._processes, self._outlets, strict=True):
             process.start()
-            end.close()  # only the worker holds it now, so that its death is the end of the pipe
+            outlet.close()  # only the worker holds it now, so that its death is the end of the pipe
         return self
 
     def __exit__(
@@ -100,9 +98,9 @@ class Workers(Generic[Item]):
     ) -> None:
         for process in self._processes:
             process.terminate()  # they only read, so there is nothing to be finished
-        for process, connection in zip(self._processes, self._connections, strict=True):
+        for process, inlet in zip(self._processes, self._inlets, strict=True):
             process.join()
-            connection.close()
+            inlet.close()
 
     def deliveries(self, while_waiting: Callable[[], None]) -> Iterator[Delivery[Item]]:
         """Yield what the workers send, in the order in which one process would deliver it.
@@ -118,24 +116,23 @@ class Workers(Generic[Item]):
 
     def _of_worker(self, index: int, while_waiting: Callable[[], None]) -> Iterator[Delivery[Item]]:
         while True:
-            bundle = self._receive(index, while_waiting)
+            bundle, items = self._receive(index, while_waiting)
             self._have_begun[index] = True
             self.counts[index], self.num_ready[index] = bundle.counts, bundle.num_ready
-            yield from map(Delivery, bundle.turns, unpack(bundle.items), bundle.places)
+            yield from map(Delivery, bundle.turns, items, bundle.places)
             if bundle.error is not None:
                 raise bundle.error
             if bundle.is_last:
                 return
 
-    def _receive(self, index: int, while_waiting: Callable[[], None]) -> Bundle:
-        connection = self._connections[index]
+    def _receive(self, index: int, while_waiting: Callable[[], None]) -> tuple[Bundle, list[Item]]:
         while not self._arrivals[index].poll(1000 * _PATIENCE_SECONDS):
             while_waiting()
         try:
-            bundle: Bundle = receive(connection)
+            with self._inlets[index].receive() as (bundle, beside):
+                return bundle, unpack(bundle.items, beside)
         except (EOFError, OSError) as error:
             raise MixlakeError(self._how_it_ended(index)) from error
-        return bundle
 
     def _how_it_ended(self, index: int) -> str:
         process = self._processes[index]
@@ -167,11 +164,11 @@ def _pickled(source: Source[Item]) -> bytes:
         ) from error
 
 
-def _process(context: str, payload: bytes, share: Share, end: Connection) -> _Process:
+def _process(context: str, payload: bytes, share: Share, outlet: Outlet) -> _Process:
     name = f"mixlake-worker-{share.worker}"
     if context in ("fresh", "fork"):
-        return FreshProcess(name, work, payload, (share,), end)
-    arguments = (partial(from_bytes, payload), share, end)
+        return FreshProcess(name, work, payload, (share,), outlet)
+    arguments = (partial(from_bytes, payload), share, outlet)
     process: _Process = _context(context).Process(target=work, args=arguments, name=name, daemon=True)  # type: ignore[attr-defined]
     return process
 

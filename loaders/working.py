@@ -14,12 +14,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from multiprocessing import parent_process
-from multiprocessing.connection import Connection, wait
-from typing import Any, NamedTuple
+from multiprocessing.connection import wait
+from typing import Any, NamedTuple, TypeAlias
 
 from mixlake.catalog import MixlakeError
 from mixlake.loaders.deliveries import Delivery, Place, Source
-from mixlake.loaders.messages import from_bytes, pack, send, to_bytes
+from mixlake.loaders.messages import Outlet, from_bytes, pack, to_bytes
 from mixlake.loaders.stats import Counts
 
 _BUNDLES_AHEAD = 4
@@ -55,14 +55,18 @@ class Bundle(NamedTuple):
     error: Exception | None = None
 
 
-def work(load: Callable[[], Source[Any]], share: Share, connection: Connection) -> None:
+_Packed: TypeAlias = tuple[Bundle, list[Any]]
+"""A bundle, and what is sent beside it."""
+
+
+def work(load: Callable[[], Source[Any]], share: Share, outlet: Outlet) -> None:
     """Send the deliveries of a worker, until they end or nobody wants them; an error is the last that is sent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the trainer gets it too, and ends its workers
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # for libraries that are imported from here on
     threading.Thread(target=_leave_with_parent, daemon=True).start()
-    ready: queue.Queue[Bundle] = queue.Queue(_BUNDLES_AHEAD)
+    ready: queue.Queue[_Packed] = queue.Queue(_BUNDLES_AHEAD)
     sizes = deque([_SMALL_BYTES], maxlen=1)
-    sender = threading.Thread(target=_send, args=(ready, share.worker, connection, sizes), daemon=True)
+    sender = threading.Thread(target=_send, args=(ready, share.worker, outlet, sizes), daemon=True)
     sender.start()
     try:
         source = load()
@@ -77,15 +81,16 @@ def work(load: Callable[[], Source[Any]], share: Share, connection: Connection) 
             ready.put(_bundle(bundle, source.counts()))
             if sizes[0] < _SMALL_BYTES:
                 num = min(2 * num, _MAX_GROWTH * share.bundle_size)
-        ready.put(Bundle(is_last=True, counts=source.counts()))
+        ready.put((Bundle(is_last=True, counts=source.counts()), []))
     except Exception as error:  # noqa: BLE001  (it is raised in the trainer)
-        ready.put(_failure(error, share.worker))
+        ready.put((_failure(error, share.worker), []))
     sender.join()
 
 
-def _bundle(deliveries: list[Delivery[Any]], counts: Counts) -> Bundle:
+def _bundle(deliveries: list[Delivery[Any]], counts: Counts) -> _Packed:
     turns, items, places = map(list, zip(*deliveries, strict=True))
-    return Bundle(turns=turns, items=pack(items), places=places, counts=counts)
+    packed, beside = pack(items)
+    return Bundle(turns=turns, items=packed, places=places, counts=counts), beside
 
 
 def _failure(error: Exception, worker: int) -> Bundle:
@@ -101,18 +106,19 @@ def _failure(error: Exception, worker: int) -> Bundle:
     return Bundle(is_last=True, error=error)
 
 
-def _send(ready: queue.Queue[Bundle], worker: int, connection: Connection, sizes: deque[int]) -> None:
+def _send(ready: queue.Queue[_Packed], worker: int, outlet: Outlet, sizes: deque[int]) -> None:
     is_last = False
     while not is_last:
-        bundle = ready.get()._replace(num_ready=ready.qsize())
+        bundle, beside = ready.get()
+        bundle = bundle._replace(num_ready=ready.qsize())
         is_last = bundle.is_last
         try:
-            sizes.append(send(connection, bundle))
+            sizes.append(outlet.send(bundle, beside))
         except OSError:
             os._exit(0)  # the trainer has gone, or does not listen any more
         except Exception as error:  # noqa: BLE001  (an item that cannot be pickled raises what it likes)
             error.add_note("samples must be picklable to be sent by workers: return such from a transform")
-            send(connection, _failure(error, worker))
+            outlet.send(_failure(error, worker))
             os._exit(1)
 
 

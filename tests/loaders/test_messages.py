@@ -2,25 +2,34 @@
 
 import os
 import threading
-from multiprocessing import Pipe
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from mixlake.loaders.messages import pack, receive, send, unpack, widen
+from mixlake.loaders.messages import Inlet, Outlet, channel, pack, unpack
+
+
+def through(ends: tuple[Inlet, Outlet], message: Any, pieces: Any = ()) -> tuple[Any, bytes]:
+    here, there = ends
+    sender = threading.Thread(target=there.send, args=(message, pieces))
+    sender.start()
+    with here.receive() as (found, beside):
+        content = bytes(beside)
+    sender.join()
+    return found, content
 
 
 def sent(message: Any) -> Any:
-    here, there = Pipe(duplex=False)
-    widen(here)
-    sender = threading.Thread(target=send, args=(there, message))
-    sender.start()
-    found = receive(here)
-    sender.join()
-    return found
+    return through(channel(), message)[0]
+
+
+def delivered(items: list[Any], *, is_shared: bool = True) -> list[Any]:
+    ends = channel() if is_shared else (Inlet((pipe := Pipe(duplex=False))[0], None), Outlet(pipe[1], None))
+    packed, beside = through(ends, *pack(items))
+    return unpack(packed, memoryview(beside))
 
 
 def test_texts_bytes_and_everything_else_arrive_as_they_were() -> None:
@@ -35,7 +44,8 @@ def test_texts_bytes_and_everything_else_arrive_as_they_were() -> None:
         }
         for text in texts
     ]
-    assert unpack(sent(pack(items))) == items
+    assert delivered(items) == items
+    assert delivered(items, is_shared=False) == items
     others: tuple[list[Any], ...] = (
         [{"text": "x" * 100}, {"text": None}],
         [{"a": 1}, {"b": 2}],
@@ -44,7 +54,7 @@ def test_texts_bytes_and_everything_else_arrive_as_they_were() -> None:
         [{}, {}],
     )
     for mixed in others:
-        assert unpack(sent(pack(mixed))) == mixed
+        assert delivered(mixed) == mixed
 
 
 def test_a_text_in_utf8_arrives_as_a_str() -> None:
@@ -53,10 +63,10 @@ def test_a_text_in_utf8_arrives_as_a_str() -> None:
         {"text": memoryview(text.encode()), "number": number} for number, text in enumerate(texts)
     ]
     expected: list[dict[str, Any]] = [{"text": text, "number": number} for number, text in enumerate(texts)]
-    assert unpack(sent(pack(items))) == expected
+    assert delivered(items) == expected
     items[1]["text"], expected[1]["text"] = None, None
-    assert unpack(sent(pack(items))) == expected
-    assert unpack(sent(pack([*items[:1], {"tokens": [1]}]))) == [expected[0], {"tokens": [1]}]
+    assert delivered(items) == expected
+    assert delivered([*items[:1], {"tokens": [1]}]) == [expected[0], {"tokens": [1]}]
 
 
 def test_a_message_may_be_larger_than_what_the_pipe_holds_and_of_many_parts() -> None:
@@ -85,10 +95,10 @@ def test_tensors_arrive_in_memory_that_nobody_shares(dtype: torch.dtype) -> None
 def test_a_message_that_breaks_off_is_the_end() -> None:
     here, there = Pipe(duplex=False)
     begin_a_message(there)
-    with pytest.raises(EOFError):
-        receive(here)
+    with pytest.raises(EOFError), Inlet(here, None).receive():
+        pass
 
 
 def begin_a_message(there: Connection) -> None:
-    os.write(there.fileno(), np.array([1, 100, 100], np.int64).tobytes() + bytes(50))
+    os.write(there.fileno(), np.array([1, 100, 0, -1, 100], np.int64).tobytes() + bytes(50))
     there.close()
