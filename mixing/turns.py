@@ -49,8 +49,7 @@ def take_turns(streams: Sequence[Stream], cursor: Cursor, lanes: IntArray, chunk
     is_ended = False
     _enter(streams, lanes[0])
     for number, next_lane in enumerate(lanes[1:]):
-        lane = (cursor.next_chunk + number) % max(len(rows), 1)
-        lean = leaning(lane, rows) if rows else None
+        lane, lean = _leaning(cursor.next_chunk + number, rows)
         turns = _take(streams, shares, credits, chunk_size, looks_ahead=False, lean=lean)
         parts.append(turns.component)
         changes += [(number * chunk_size + place, after) for place, after in turns.changes]
@@ -61,7 +60,8 @@ def take_turns(streams: Sequence[Stream], cursor: Cursor, lanes: IntArray, chunk
             rows = [carried(row, turns.shares) for row in rows]
         shares, credits, is_ended = turns.shares, turns.credits, turns.is_ended
         _enter(streams, next_lane)
-        if is_ended or (is_ended := _is_over(streams, shares, credits)):
+        _, next_lean = _leaning(cursor.next_chunk + number + 1, rows)
+        if is_ended or (is_ended := _is_over(streams, shares, credits, next_lean)):
             break
     return Turns(
         component=np.concatenate(parts),
@@ -71,6 +71,12 @@ def take_turns(streams: Sequence[Stream], cursor: Cursor, lanes: IntArray, chunk
         lane_credits=tuple(rows),
         is_ended=is_ended,
     )
+
+
+def _leaning(chunk: int, rows: Sequence[Sequence[int]]) -> tuple[int, list[int] | None]:
+    """Return the lane of a chunk, and what its turns lean towards; nothing where lanes are not told apart."""
+    lane = chunk % max(len(rows), 1)
+    return lane, leaning(lane, rows) if rows else None
 
 
 def _take(
@@ -142,12 +148,14 @@ def _enter(streams: Sequence[Stream], lane: int) -> None:
         stream.enter(int(lane))
 
 
-def _is_over(streams: Sequence[Stream], shares: Sequence[int], credits: Sequence[int]) -> bool:
+def _is_over(
+    streams: Sequence[Stream], shares: Sequence[int], credits: Sequence[int], lean: Sequence[int] | None
+) -> bool:
     """Say whether a component is due that has run out and ends the run."""
     pairs = zip(streams, shares, strict=True)
     if not any(share and not stream.num_left for stream, share in pairs):
         return False
-    turns, _ = _next(streams, shares, credits, 1, 1)
+    turns, _ = _next(streams, shares, credits, 1, 1, lean)
     return turns.is_due and not len(turns.components)
 
 

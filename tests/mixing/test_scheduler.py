@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mixlake.catalog import Catalog, ScheduleError
@@ -201,6 +201,12 @@ def test_a_run_keeps_its_promises_to_the_end(
     unit=st.sampled_from([Unit.BYTES, Unit.TOKENS]),
     chunk_size=st.sampled_from([5, 64, 500]),
     seed=st.integers(0, 2**63 - 1),
+)
+@example(  # where the lane of the next chunk leans, a component is due that has run out
+    components=[("kind = 'code'", 1, "stop"), ("language IS NULL", 1, "stop"), ("language = 'de'", 1e-6, "stop")],
+    unit=Unit.BYTES,
+    chunk_size=5,
+    seed=0,
 )
 def test_units_are_shared_out_within_one_sample_after_every_chunk(
     catalog: Catalog,
