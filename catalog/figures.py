@@ -97,20 +97,22 @@ def label_axes(axes: Axes, *, title: str, x: str, y: str, grid: str = "y") -> No
         axes.grid(axis=grid, color="#e4e4e4", linewidth=0.8)  # type: ignore[arg-type]  # "x", "y" or "both"
 
 
-def count_axis(axes: Axes, which: str) -> None:
-    """Write large numbers of an axis short: 20k, 1.5M."""
-    from matplotlib.ticker import EngFormatter, FuncFormatter  # noqa: PLC0415  (an extra)
+def count_axis(axes: Axes, which: str, *, is_whole: bool = True) -> None:
+    """Write large numbers of an axis short: 20k, 1.5M; marks are at whole numbers, unless there are others too."""
+    from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator  # noqa: PLC0415  (an extra)
 
     axis, short = axes.xaxis if which == "x" else axes.yaxis, EngFormatter(sep="")
+    if is_whole and axis.get_scale() == "linear":
+        axis.set_major_locator(MaxNLocator(nbins="auto", steps=[1, 2, 2.5, 5, 10], integer=True))
     axis.set_major_formatter(FuncFormatter(lambda n, _: short.format_eng(n) if abs(n) >= 1000 else f"{n:g}"))
 
 
-def share_axis(axes: Axes, which: str, decimals: int | None = 0) -> None:
+def share_axis(axes: Axes, which: str) -> None:
     """Write the shares of an axis, which are parts of 1, in percent."""
     from matplotlib.ticker import PercentFormatter  # noqa: PLC0415  (an extra)
 
     axis = axes.xaxis if which == "x" else axes.yaxis
-    axis.set_major_formatter(PercentFormatter(1.0, decimals=decimals))
+    axis.set_major_formatter(PercentFormatter(1.0))
 
 
 def name_colours(names: Iterable[str]) -> dict[str, str]:

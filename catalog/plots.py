@@ -170,7 +170,7 @@ def _plot_histogram(found: Histogram, name: str, title: str) -> Plot:
     axes.set_ylim(bottom=0)
     if found.is_log:
         axes.set_xscale("log")
-    count_axis(axes, "x")
+    count_axis(axes, "x", is_whole=False)
     if found.num_left_out:
         what = "null, zero or less" if found.is_log else "null"
         add_note(axes, f"{found.num_left_out:,} not shown: {what}", (1, 1.02), within="axes fraction", ha="right")

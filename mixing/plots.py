@@ -61,7 +61,7 @@ def plot_mixture(of: Run | Explanation) -> Plot:
         title, label = f"mixture over samples@{of.catalog_version}", "natural: as much as there is"
         declared, other = ([getattr(c, key) for c in found.components] for key in ("share", "natural_share"))
     else:
-        title, label = f"run {of.name}", "drawn"
+        title, label = f"mixture of run {of.name}", "drawn"
         so_far = _drawn(of)
         names, declared, other = list(of.components), so_far.asked.tolist(), so_far.shares.tolist()
     plot, (axes,) = new_plot(height=1.5 + 0.34 * len(names))
@@ -75,7 +75,7 @@ def plot_mixture(of: Run | Explanation) -> Plot:
     axes.tick_params(axis="y", length=0)
     axes.set_xlim(0, 1.16 * max([*declared, *other]))
     label_axes(axes, title=title, x=f"share of {found.unit.value}", y="component", grid="x")
-    share_axis(axes, "x", None)
+    share_axis(axes, "x")
     add_legend(axes)
     return plot
 
@@ -142,7 +142,7 @@ def plot_weights(run: Run) -> Plot:
     axes.set_title(axes.get_title("left"), loc="left", pad=10 + 11 * len(causes))
     axes.set_xlim(0, last)
     axes.set_ylim(bottom=0)
-    share_axis(axes, "y", None)
+    share_axis(axes, "y")
     count_axis(axes, "x")
     add_legend(axes)
     return plot
@@ -262,7 +262,7 @@ def plot_policies(run: Run, policies: Mapping[str, Adapt | Mapping[str, Any]]) -
         label_axes(axes, title=title, x="training step" if axes is rows[-1] else "", y="weight")
         axes.sharex(rows[0])
         axes.sharey(rows[0])
-        share_axis(axes, "y", None)
+        share_axis(axes, "y")
     rows[0].set_ylim(bottom=0)
     add_legend(rows[0])
     return plot
