@@ -36,10 +36,11 @@ class ReadsColumns(Protocol):
         fields: Sequence[FieldPath],
         options: Mapping[str, Any],
         cache: ReadCache,
-    ) -> Columns:
+    ) -> Columns | None:
         """Return the fields of the rows, which come in the spans' order; None where a record has no such field.
 
-        A text may be a memoryview of valid UTF-8, which is how bytes never come. Several threads may read at a time.
+        None in place of all of them says that the format has records to give of these fields, and no columns. A text
+        may be a memoryview of valid UTF-8, which is how bytes never come. Several threads may read at a time.
 
         Raises:
             DataError: the file is not what it was when it was scanned.
@@ -125,14 +126,15 @@ def fetch_columns(
     Raises:
         DataError: the file is not what it was when it was scanned; what is returned may raise it too.
     """
-    if WHOLE in fields or not isinstance(data_format, FetchesColumns | ReadsColumns):
+    parse: Callable[[], Columns] | None = None
+    if isinstance(data_format, FetchesColumns) and WHOLE not in fields:
+        parse = data_format.fetch_columns(file, spans, fields, options, cache)
+    elif isinstance(data_format, ReadsColumns) and WHOLE not in fields:
+        columns = data_format.read_columns(file, spans, fields, options, cache)
+        parse = None if columns is None else (lambda: columns)
+    if parse is None:
         records = data_format.read(file, spans, None if WHOLE in fields else fields, options, cache)
         return lambda: {path: _column(records, path) for path in fields}
-    if isinstance(data_format, FetchesColumns):
-        parse = data_format.fetch_columns(file, spans, fields, options, cache)
-    else:
-        columns = data_format.read_columns(file, spans, fields, options, cache)
-        parse = lambda: columns  # noqa: E731
     return parse if form is None else (lambda: {path: list(map(form, column)) for path, column in parse().items()})
 
 

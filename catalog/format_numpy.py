@@ -102,12 +102,11 @@ class NumpyFormat:
         fields: Sequence[FieldPath],
         options: Mapping[str, Any],
         cache: ReadCache,
-    ) -> dict[FieldPath, list[Any]]:
-        """Return fields of the documents of the spans: tokens alone come straight out of the mapped file."""
-        if set(fields) == {("tokens",)}:
-            return {("tokens",): self._tokens(file, spans, options, cache)}
-        records = self.read(file, spans, fields, options, cache)
-        return {path: [record.get(path[0]) for record in records] for path in fields}
+    ) -> dict[FieldPath, list[Any]] | None:
+        """Return the tokens of the documents of the spans straight out of the mapped file; None for other fields."""
+        if set(fields) != {("tokens",)}:
+            return None
+        return {("tokens",): self._tokens(file, spans, options, cache)}
 
     def _tokens(self, file: DataFile, spans: Spans, options: Mapping[str, Any], cache: ReadCache) -> list[IdArray]:
         layout, content = cache.get(

@@ -8,7 +8,7 @@ is passed over.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -155,7 +155,7 @@ class Lanes(Generic[Item]):
     def items(self, worker: int = 0, num_workers: int = 1) -> Iterator[Item]:
         """Yield the items of a worker's lanes in turn; what is yielded counts as delivered."""
         for delivery in self.deliveries(worker, num_workers):
-            self.note(delivery)
+            self.note((delivery,))
             yield delivery.item
 
     def deliveries(
@@ -191,7 +191,7 @@ class Lanes(Generic[Item]):
 
     def reached_by(self, delivery: Delivery[Item]) -> int:
         """Return how many of the run's chunks the lane of a delivery has come to."""
-        return delivery.turn[1] + self.run.config.lanes * self.chunk_reached(delivery.place)
+        return self._chunk(delivery.turn[1], self.chunk_reached(delivery.place))
 
     def counts(self) -> Counts:
         """Return what this process has read in its last iteration."""
@@ -214,14 +214,19 @@ class Lanes(Generic[Item]):
                     yield Delivery((number, lane), *following)
             number += 1
 
+    def weights_version(self, items: Sequence[Item]) -> int | None:  # noqa: ARG002
+        """Return the newest weights that items were drawn with; None where they do not say."""
+        return None
+
     def __getstate__(self) -> dict[str, Any]:
         """Leave the reader behind: each process opens its own."""
         return {**self.__dict__, "_reader": None, "_fresh": None}
 
-    def note(self, delivery: Delivery[Item]) -> None:
-        """Note that an item has been delivered: a state from now on stands after it."""
-        number, lane = delivery.turn
-        self._delivered[lane] = number + 1, delivery.place
+    def note(self, deliveries: Iterable[Delivery[Item]]) -> None:
+        """Note that items have been delivered: a state from now on stands after them."""
+        delivered = self._delivered
+        for (number, lane), _, place in deliveries:
+            delivered[lane] = number + 1, place
 
     def _states(self) -> dict[int, dict[str, Any]]:
         """Return where each lane stands, as JSON."""
@@ -232,9 +237,12 @@ class Lanes(Generic[Item]):
 
     def chunks_reached(self) -> int:
         """Return a chunk from which on none had a part in what is delivered: a round after the last that was opened."""
-        lanes = self.run.config.lanes
         begun = [(lane, state) for lane, state in self._states().items() if state["num_items"]]
-        return max((lane + lanes * chunk_reached(state) for lane, state in begun), default=self._first_chunk)
+        return max((self._chunk(lane, chunk_reached(state)) for lane, state in begun), default=self._first_chunk)
+
+    def _chunk(self, lane: int, index: int) -> int:
+        """Return the number of a lane's chunk."""
+        return lane + index * self.run.config.lanes
 
     def state_dict(self) -> dict[str, Any]:
         """Return where this rank stands: small, JSON, positions only."""

@@ -19,7 +19,6 @@ from mixlake.loaders.placement import Group
 from mixlake.loaders.reporting import Reporter
 from mixlake.loaders.samples import SampleLanes
 from mixlake.loaders.scheduling import BackgroundScheduler
-from mixlake.loaders.sequences import PackedSequence
 from mixlake.loaders.stats import Counts, Meter, Stats
 from mixlake.loaders.tokens import TokenLanes
 from mixlake.loaders.workers import CONTEXTS, Workers
@@ -167,11 +166,10 @@ class Loader(Generic[Item]):
     def _batches(self, deliveries: Iterator[Delivery[Item]]) -> Iterator[Batch]:
         dataset = self.dataset
         while self._ending.goes_on(len(batch := list(islice(deliveries, self.batch_size)))):
-            for delivery in batch:
-                dataset.note(delivery)
-                if isinstance(delivery.item, PackedSequence):
-                    self._weights_version = max(self._weights_version or 0, delivery.item.weights_version)
+            dataset.note(batch)
             items = [delivery.item for delivery in batch]
+            if items and (version := dataset.weights_version(items)) is not None:  # none where a rank is through
+                self._weights_version = max(self._weights_version or 0, version)
             collated = dataset.collate([*items, *self._padding[len(items) :]])
             self._meter.deliver(len(items), dataset.num_tokens(items))
             if self._log_every and self._meter.num_batches % self._log_every == 0:

@@ -99,6 +99,10 @@ class TokenLanes(Lanes[PackedSequence]):
         """Return how many tokens sequences hold, without padding."""
         return sum(len(item.ids) for item in items)
 
+    def weights_version(self, items: Sequence[PackedSequence]) -> int | None:
+        """Return the newest weights that sequences were drawn with."""
+        return max(item.weights_version for item in items)
+
     def open_lane(self, chunks: LaneChunks, state: dict[str, Any] | None) -> Iterator[tuple[PackedSequence, Place]]:
         """Yield a lane's packed sequences."""
         packer = self._packer(chunks, self._loaded(), self.packing, self.run.shares, state)

@@ -8,6 +8,7 @@ temporary folder.
 """
 
 import base64
+import gc
 import json
 import os
 import random
@@ -129,6 +130,8 @@ def _packed(
     run = Run.start(catalog, f"run-{time.time_ns()}", mixture, lanes=4)
     run.schedule(1 << 20)
     loader = make_loader(run, batch_size=8, sequence_length=length, **options)
+    gc.collect()
+    gc.freeze()  # as in every worker
     num_packed, begun = 0, time.process_time()
     for batch in loader:
         num_packed += batch["input_ids"].numel()
