@@ -93,8 +93,15 @@ class Rows:
         ]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
-        gap = next((gap for gap in _GAPS if self._fits(options.max_width, gap)), None)
+        gap = self._gap(options.max_width)
         yield self._records() if gap is None else self._table(gap)
+
+    def fits(self, width: int) -> bool:
+        """Say whether it is a table in so many columns."""
+        return self._gap(width) is not None
+
+    def _gap(self, width: int) -> int | None:
+        return next((gap for gap in _GAPS if self._fits(width, gap)), None)
 
     def _fits(self, width: int, gap: int) -> bool:
         widths = [max(map(len, column)) for column in zip(self._names, *self._cells, strict=True)]
@@ -125,6 +132,16 @@ class Rows:
             for name, cell in zip(self._names, row, strict=True):
                 table.add_row(Text(name), Text(cell))
         return table
+
+
+class Fitting:
+    """Of several ways to show the same, the first that fits the terminal as a table; else the last."""
+
+    def __init__(self, ways: Sequence[Rows]) -> None:
+        self._ways = ways
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        yield next((rows for rows in self._ways if rows.fits(options.max_width)), self._ways[-1])
 
 
 def _cell(value: Any) -> str:

@@ -11,6 +11,7 @@ from mixlake.conf.composed import open_catalog, plain, read_mixture, read_settin
 from mixlake.conf.display import Answer, ProgressDisplay
 from mixlake.conf.plotting import write_plots
 from mixlake.conf.replay import replay_answer
+from mixlake.conf.weights_table import weights_table
 from mixlake.mixing import Adapter, Run, explain, list_runs
 
 
@@ -113,7 +114,10 @@ def weights(config: DictConfig) -> Answer:
             raise ConfigError(
                 f"from_chunk={config.from_chunk}, but nothing to set from there: set.NAME=SHARE is missing"
             )
-        return Answer.of_frame(run.weights())
+        if config.details:
+            return Answer.of_frame(run.weights())
+        versions = run.weights().to_pylist()
+        return Answer(data=versions, view=weights_table(versions))
     chunk = run.set_weights(plain(config.set), from_chunk=config.from_chunk)
     return Answer.of_report({"run": run.name, "from_chunk": chunk}, f"set from chunk {chunk:,} on")
 

@@ -179,6 +179,7 @@ class WeightsConfig(RunConfig):
 
     set: dict[str, Any] = field(default_factory=dict)
     from_chunk: int | None = None
+    details: bool = False
 
 
 @dataclass(kw_only=True)

@@ -175,7 +175,7 @@ def test_explain_prints_the_mixture_with_overrides(call: Call) -> None:
 
 def test_a_run_is_started_scheduled_and_traced(call: Call) -> None:
     assert re.search(r"exp1 +2 +0 +16 +2 ", call("runs"))
-    assert re.search(r"1 +0 +0 +declared +german 0\.25, english 0\.75", call("weights", "run=exp1"))
+    assert re.search(r"1 +0 +0 +declared +25\.00% +75\.00%", call("weights", "run=exp1"))
     samples = call("samples", "run=exp1", "chunk=2")
     assert len(re.findall(r"\.jsonl", samples)) == 16
     row = re.search(r"german +de +(de-\w+) +0 +(\d+) ", samples)

@@ -60,6 +60,8 @@ def test_a_run_is_declared_adapted_and_replayed(lake: Path, mixlake: Callable[..
     listed = mixlake("weights", "run=exp1")
     assert listed.count("adapt") >= 3
     assert "declared" in listed
+    assert "reward" not in listed
+    assert '"reward": ' in mixlake("weights", "run=exp1", "details=true")
     own = mixlake("adapt", "--replay", "run=exp1")
     assert "the same" in own
     assert "not the same" not in own
