@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 from omegaconf import DictConfig
 
 from mixlake.catalog import Catalog, Proposals, propose_properties, tokenize
@@ -53,7 +56,7 @@ def _proposed(config: DictConfig) -> Proposals:
 
 def datasets(config: DictConfig) -> Answer:
     """List the datasets."""
-    return Answer.of_frame(open_catalog(config).datasets())
+    return Answer.of_frame(open_catalog(config).datasets(), spare=("num_parts", "num_removed", "text", "registered_at"))
 
 
 def properties(config: DictConfig) -> Answer:
@@ -63,7 +66,21 @@ def properties(config: DictConfig) -> Answer:
 
 def history(config: DictConfig) -> Answer:
     """List the catalog's versions."""
-    return Answer.of_frame(open_catalog(config).history())
+    frame = open_catalog(config).history()
+    rows = frame.to_pylist()
+    shown = [{**row, "details": _in_short(json.loads(row["details"]))} for row in rows]
+    return Answer(data=rows, view=Rows(shown, frame.schema().names, spare=("num_samples",)))
+
+
+def _in_short(details: dict[str, Any]) -> str:
+    """Return what a version's details say to people: no ids, and names instead of what they stand for."""
+    return "; ".join(f"{key}: {_names(value)}" for key, value in details.items() if key != "registration")
+
+
+def _names(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {number:,}" if isinstance(number, int) else name for name, number in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def refresh(config: DictConfig) -> Answer:

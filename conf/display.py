@@ -6,7 +6,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any
 
@@ -36,10 +36,10 @@ class Answer:
     """For people."""
 
     @classmethod
-    def of_frame(cls, frame: DataFrame) -> Answer:
-        """Return the rows of a frame."""
+    def of_frame(cls, frame: DataFrame, spare: Collection[str] = ()) -> Answer:
+        """Return the rows of a frame; people do without the columns ``spare`` where not all of them have room."""
         rows = frame.to_pylist()
-        return cls(data=rows, view=Rows(rows, frame.schema().names))
+        return cls(data=rows, view=Rows(rows, frame.schema().names, spare=spare))
 
     @classmethod
     def of_report(cls, report: Any, text: object = None) -> Answer:
@@ -82,9 +82,16 @@ def print_rows(console: Console, rows: Sequence[Mapping[str, Any]], names: Seque
 
 
 class Rows:
-    """Rows as a table; where that does not fit the terminal, each row as lines of its own."""
+    """Rows as a table; where that does not fit the terminal, each row as lines of its own.
 
-    def __init__(self, rows: Sequence[Mapping[str, Any]], names: Sequence[str], title: str = "") -> None:
+    Where cells would have to be folded, the columns ``spare`` are left out first.
+    """
+
+    def __init__(
+        self, rows: Sequence[Mapping[str, Any]], names: Sequence[str], title: str = "", spare: Collection[str] = ()
+    ) -> None:
+        few = [name for name in names if name not in spare]
+        self._shorter = Rows(rows, few, title) if len(few) < len(names) else None
         self._cells = [[_cell(row[name]) for name in names] for row in rows]
         self._names = list(names)
         self._title = title
@@ -93,6 +100,9 @@ class Rows:
         ]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        if self._shorter is not None and sum(self._widths()) + _GAPS[-1] * len(self._names) >= options.max_width:
+            yield self._shorter
+            return
         gap = self._gap(options.max_width)
         yield self._records() if gap is None else self._table(gap)
 
@@ -103,8 +113,11 @@ class Rows:
     def _gap(self, width: int) -> int | None:
         return next((gap for gap in _GAPS if self._fits(width, gap)), None)
 
+    def _widths(self) -> list[int]:
+        return [max(map(len, column)) for column in zip(self._names, *self._cells, strict=True)]
+
     def _fits(self, width: int, gap: int) -> bool:
-        widths = [max(map(len, column)) for column in zip(self._names, *self._cells, strict=True)]
+        widths = self._widths()
         least = [n if number else min(n, _LEAST_WIDTH) for n, number in zip(widths, self._is_number, strict=True)]
         room = width - gap * len(widths) - 1
         spare = room - sum(least)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -13,14 +14,15 @@ from mixlake.conf.schema import SCHEMAS
 FOLDER = Path(__file__).parent
 _GROUP = re.compile(r"  - (?:optional )?(?P<name>[a-z]+): (?P<choice>\S+)(?: # (?P<comment>.*))?")
 COMMON = """\
-  output=json               the whole answer as one line of JSON; notes and progress are on standard error
-  key.inner=value           overrides one value; '~key.inner' takes it out; quote what the shell or YAML would read
+  output=json               the whole answer as one line of JSON; notes go to standard error
+  key.inner=value           overrides one value; '~key.inner' takes it out; quote it for the shell
   --config-dir FOLDER       groups of your own: FOLDER/mixture/both.yaml is mixture=both
   --cfg job                 only print what all this composes to
   -m key=1,2,3              once for each value"""
 EXIT_CODES = """\
-Exit codes: 0 it is done; 2 something that was given is wrong, as the message says, and nothing was written; 1 an error
-that nobody foresaw, with a traceback; 130 interrupted."""
+Exit codes: 0 it is done; 2 something that was given is wrong, as the message says, and nothing was
+written; 1 an error that nobody foresaw, with a traceback; 130 interrupted."""
+_WIDTH = 100
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,8 +45,8 @@ def overview() -> str:
         [
             *lines,
             "",
-            "mixlake COMMAND --help shows its config, defaults and overrides; all take lake=FOLDER and output=json.",
-            "mixlake completion bash|zsh|fish prints what makes a shell complete all this; source it.",
+            "mixlake COMMAND --help shows its config, defaults and overrides; all take lake=FOLDER and",
+            "output=json. source <(mixlake completion bash) makes bash complete all this; also zsh, fish.",
             EXIT_CODES,
         ]
     )
@@ -68,9 +70,12 @@ def own_help(name: str, folders: Sequence[Path] = ()) -> str:
     if groups:
         lines += ["", "Groups, chosen with name=choice, whose values are overridden as name.key=value:", ""]
         for group in groups:
-            comment = f"  # {group.comment}" if group.comment else ""
-            lines.append(f"{group.name}: {' | '.join(group.choices)}{comment}")
+            lines += _wrapped(f"{group.name}: {' | '.join(group.choices)}") + _wrapped(group.comment, "  # ")
     return "\n".join(lines)
+
+
+def _wrapped(text: str, start: str = "") -> list[str]:
+    return textwrap.wrap(text, _WIDTH, initial_indent=start, subsequent_indent=start or "  ", break_on_hyphens=False)
 
 
 def command_groups(name: str, folders: Sequence[Path] = ()) -> list[Group]:

@@ -14,6 +14,9 @@ from mixlake.conf.replay import replay_answer
 from mixlake.conf.weights_table import weights_table
 from mixlake.mixing import Adapter, Run, explain, list_runs
 
+_ADDRESS = ("registration", "file_id")
+"""What SQL joins tables by; people have datasets and URIs."""
+
 
 def explain_mixture(config: DictConfig) -> Answer:
     """Say what a run would draw."""
@@ -67,7 +70,7 @@ def _version(catalog: Catalog, version: object) -> Catalog | None:
 
 def runs(config: DictConfig) -> Answer:
     """List the runs."""
-    return Answer.of_frame(list_runs(open_catalog(config)))
+    return Answer.of_frame(list_runs(open_catalog(config)), spare=("config_hash",))
 
 
 def schedule_run(config: DictConfig) -> Answer:
@@ -124,12 +127,12 @@ def weights(config: DictConfig) -> Answer:
 
 def samples(config: DictConfig) -> Answer:
     """List the samples of a chunk."""
-    return Answer.of_frame(Run.load(open_catalog(config), config.run).samples(config.chunk))
+    return Answer.of_frame(Run.load(open_catalog(config), config.run).samples(config.chunk), spare=_ADDRESS)
 
 
 def lineage(config: DictConfig) -> Answer:
     """Find the chunks that drew some samples."""
-    return Answer.of_frame(Run.load(open_catalog(config), config.run).lineage(config.where))
+    return Answer.of_frame(Run.load(open_catalog(config), config.run).lineage(config.where), spare=_ADDRESS)
 
 
 def plot(config: DictConfig) -> Answer:

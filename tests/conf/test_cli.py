@@ -141,7 +141,7 @@ def test_a_dataset_is_refreshed_weeded_compared_collected_and_unregistered(tmp_p
         "  changed   pages: 3 → 2 samples, 2 files",
         "  pages: kind = bad: 1 → 0 samples",
     ]
-    assert re.search(r"3 .* remove +pages +2 +-1 ", call("history", lake))
+    assert re.search(r"3 .* remove +pages +-1 +num_removed: pages 1; reason: it is bad", call("history", lake))
     assert call("gc", lake, "older_than=0d", "dry_run=true").startswith("2 catalog versions would be collected 1-2, 2")
     assert call("gc", lake, "older_than=0d").startswith("2 catalog versions collected 1-2, 2 kept")
     assert "gc has collected" in call("sql", lake, "version=1", "SELECT * FROM samples", code=2)
@@ -176,12 +176,13 @@ def test_explain_prints_the_mixture_with_overrides(call: Call) -> None:
 def test_a_run_is_started_scheduled_and_traced(call: Call) -> None:
     assert re.search(r"exp1 +2 +0 +16 +2 ", call("runs"))
     assert re.search(r"1 +0 +0 +declared +25\.00% +75\.00%", call("weights", "run=exp1"))
-    samples = call("samples", "run=exp1", "chunk=2")
-    assert len(re.findall(r"\.jsonl", samples)) == 16
-    row = re.search(r"german +de +(de-\w+) +0 +(\d+) ", samples)
-    assert row is not None
-    lineage = call("lineage", "run=exp1", f"registration = '{row[1]}' AND row = {row[2]}")
-    assert re.search(rf"^ +2 +german +0 +1 +de +{row[1]} +0 +{row[2]} ", lineage, re.M)
+    assert len(re.findall(r"german +de +\d+ |english +en +\d+ ", call("samples", "run=exp1", "chunk=2"))) == 16
+    samples = json.loads(call("samples", "run=exp1", "chunk=2", "output=json"))
+    german = next(sample for sample in samples if sample["component"] == "german")
+    where = f"registration = '{german['registration']}' AND row = {german['row']}"
+    (hit,) = json.loads(call("lineage", "run=exp1", where, "output=json"))
+    assert (hit["chunk"], hit["component"], hit["pass"], hit["row"]) == (2, "german", 0, german["row"])
+    assert re.search(rf"^ +2 +german +0 +1 +de .*{german['row']} ", call("lineage", "run=exp1", where), re.M)
 
 
 def test_tokens_are_written_once_and_registered(call: Call) -> None:

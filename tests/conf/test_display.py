@@ -38,6 +38,18 @@ def test_a_table_that_does_not_fit_shows_its_rows_one_below_the_other() -> None:
     assert shown(30)[:2] == ["name     a[b]", "count    1,234,567"]
 
 
+def test_columns_that_people_can_do_without_are_left_out_where_there_is_no_room() -> None:
+    rows = [{"name": "a" * 30, "id": "b" * 30, "count": 1}]
+    names = {width: console_names(rows, width) for width in (100, 60)}
+    assert names == {100: ["name", "id", "count"], 60: ["name", "count"]}
+
+
+def console_names(rows: list[dict[str, Any]], width: int) -> list[str]:
+    console = Console(file=io.StringIO(), width=width, no_color=True, highlight=False)
+    console.print(Rows(rows, list(rows[0]), spare=("id",)))
+    return console.file.getvalue().split("─")[0].split()  # type: ignore[attr-defined,no-any-return]
+
+
 def test_long_text_does_not_make_a_table_of_thin_columns() -> None:
     rows = [{"n": 1, "details": "word " * 300}]
     assert shown(100, rows)[0].startswith("n        1")
