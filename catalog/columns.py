@@ -66,6 +66,18 @@ class FetchesColumns(Protocol):
         """
 
 
+@runtime_checkable
+class SizesSamples(Protocol):
+    """A format that knows how long samples are of which the index does not say it."""
+
+    def bytes_per_sample(self, file: DataFile) -> int:
+        """Return about how many bytes a sample of a file takes when it is decoded.
+
+        Raises:
+            DataError: the file is not what it was when it was scanned.
+        """
+
+
 def as_text(value: Any) -> Any:
     """Return a text as a ``str``, and anything else as it is.
 

@@ -97,6 +97,12 @@ class ParquetFormat:
         layout = _kept_layout(file, cache)
         return read_columns(file, spans, layout[1], fields, _decoder(file, layout, fields, cache))
 
+    def bytes_per_sample(self, file: DataFile) -> int:
+        """Return the mean of what all columns take before they are compressed."""
+        metadata, _ = _layout(file)
+        num_bytes = sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
+        return int(num_bytes // max(metadata.num_rows, 1))
+
 
 _Layout = tuple[pq.FileMetaData, IntArray]
 """A file's metadata, and the first row of every row group, and of the one after the last."""

@@ -104,7 +104,7 @@ class ChunkBuffer:
         num_samples = len(sample)
         self._position = np.empty(num_samples, np.int64)
         self._position[sample] = np.arange(num_samples)  # of every sample, counted through the intervals
-        full = np.cumsum(reader.num_bytes(chunk)[order.interval]) // reader.group_bytes
+        full = np.cumsum(reader.held_bytes(chunk)[order.interval]) // reader.group_bytes
         is_start = (np.diff(full, prepend=-1) > 0) | (np.arange(num_samples) % _MAX_SAMPLES == 0)
         self._group_starts = np.append(np.flatnonzero(is_start), num_samples)
         self._contents: list[Any] = [None] * num_samples

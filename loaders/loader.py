@@ -229,7 +229,7 @@ def make_loader(
         schedules: whether this process does; None is (global) rank 0, False leaves it to ``mixlake schedule``.
         lookahead: chunks to schedule in advance; four per lane where it is not given, at most the run's adapt.delay.
         timeout: seconds to wait for a chunk that another process schedules.
-        cache_bytes: bound of what is held of files in memory, per process, in bytes as they lie in the files.
+        cache_bytes: bound of what is held of files in memory, per process, in bytes when decoded.
         on_error: ``raise``, or ``skip`` to deliver other samples in the place of those that cannot be read.
         multiprocessing_context: ``fresh`` interpreters, also in the place of ``fork``, or ``forkserver`` or ``spawn``.
         adapt: whether rank 0 adapts the run's weights, where it is declared to; else ``mixlake adapt`` does.

@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.dataset as pads
 
 from mixlake.catalog import Catalog, DataError, DataFile, Span, schema
-from mixlake.catalog.columns import WHOLE, Columns, as_text, fetch_columns
+from mixlake.catalog.columns import WHOLE, Columns, SizesSamples, as_text, fetch_columns
 from mixlake.catalog.data_files import check_unchanged
 from mixlake.catalog.fields import parse_path
 from mixlake.catalog.formats import get_format
@@ -30,6 +30,8 @@ from mixlake.mixing.chunks import Chunk
 
 _MAX_GROUP_BYTES = 4 << 20
 """Larger groups are not faster, and the first sample of every lane waits for a whole one."""
+_EXPANSION = 4
+"""How much longer than in its file a sample is taken to be where its format does not say, until some are decoded."""
 _NUM_THREADS = 2
 _SIDE_BY_SIDE = frozenset({"parquet", "arrow"})
 """Formats that are decoded outside the interpreter lock, by several threads. The others take it at every read, and two
@@ -74,8 +76,8 @@ class SampleReader:
         Args:
             catalog: the run's catalog version.
             fields: the record fields to read beside the text; None for whole records.
-            cache_bytes: bound of what is held in memory, in bytes as they lie in files: groups of samples, of which
-                every lane has two at a time, and what is kept decoded, such as Parquet row groups.
+            cache_bytes: bound of what is held in memory, in bytes of what is decompressed and decoded: groups of
+                samples, of which every lane has two at a time, and what is kept decoded, such as Parquet row groups.
             num_lanes: how many lanes share it.
             replacements: of what cannot be read; None to raise errors.
             images: the fields to decode; None for none.
@@ -88,7 +90,7 @@ class SampleReader:
         """Where replacements are written down; None where what cannot be read is an error."""
         held = max(1, min(_MAX_GROUP_BYTES, cache_bytes // 4 // num_lanes))
         self.group_bytes = max(1, held // (images.expansion if images else 1))
-        """Bound of a group of samples, in bytes as they lie in their file."""
+        """Bound of a group of samples, in bytes that they take when they are decoded."""
         self._cache = ReadCache(cache_bytes - 2 * num_lanes * held)
         datasets = catalog.list_datasets()
         self._datasets = {name: dataset for dataset in datasets for name in dataset.registrations}
@@ -97,6 +99,8 @@ class SampleReader:
         self._mean_bytes = {
             part.registration: part.num_bytes // max(part.num_samples, 1) for d in datasets for part in d.parts
         }
+        self._decoded: dict[str, tuple[int, int]] = {}
+        """Of registrations whose formats do not say how long samples are: bytes of those decoded, and their number."""
         self.fields: list[FieldPath] = [WHOLE] if fields is None else [parse_path(name) for name in fields]
         """The fields that are read beside the text."""
         self._files: dict[str, dict[int, DataFile]] = {}
@@ -126,6 +130,27 @@ class SampleReader:
         means = np.array([self._mean_bytes.get(name, 0) for name in chunk.registrations], np.int64)
         known = (intervals.byte_stop - intervals.byte_start) // (intervals.row_stop - intervals.row_start)
         return np.where(intervals.byte_start < 0, means[intervals.registration], known)
+
+    def held_bytes(self, chunk: Chunk) -> IntArray:
+        """Return about how many bytes a sample of each interval takes in memory, by what has been decoded so far."""
+        names = chunk.registrations
+        intervals = chunk.intervals
+        is_unknown = intervals.byte_start < 0
+        for index in np.unique(intervals.registration[is_unknown]).tolist():
+            if names[index] not in self._decoded:
+                file_id = int(intervals.file_id[intervals.registration == index][0])
+                self._decoded[names[index]] = self._bytes_per_sample(names[index], file_id), 1
+        decoded = [self._decoded.get(name, (0, 1)) for name in names]
+        means = np.array([num_bytes // num for num_bytes, num in decoded], np.int64)
+        return np.where(is_unknown, means[intervals.registration], self.num_bytes(chunk))
+
+    def _bytes_per_sample(self, registration: str, file_id: int) -> int:
+        """Return about how many bytes a sample takes, of which none has been decoded yet."""
+        data_format = get_format(self._datasets[registration].format)
+        if isinstance(data_format, SizesSamples):
+            with suppress(DataError):  # which reading says, too
+                return data_format.bytes_per_sample(self._file(registration, file_id))
+        return _EXPANSION * self._mean_bytes.get(registration, 0)
 
     def read(self, chunk: Chunk, wanted: IntArray) -> Read:
         """Return contents and fields of all rows of some intervals, in their order.
@@ -165,6 +190,10 @@ class SampleReader:
         columns: Columns = {path: [None] * total for path in self.fields}
         for where, source, parse in parts:
             found = self._sound(source, parse)
+            if source.spans.byte_start[0] < 0:
+                num_bytes, num = self._decoded[source.registration]
+                num_bytes += sum(sum(map(_size, column)) for column in found.values())
+                self._decoded[source.registration] = num_bytes, num + len(where)
             put(contents, where, found[self.text_fields[source.registration]])
             for path in self.fields:
                 put(columns[path], where, found[path])
@@ -240,6 +269,13 @@ def put(target: list[Any], where: Sequence[int], values: Sequence[Any]) -> None:
     """Set the entries of a list at some places."""
     for index, value in zip(where, values, strict=True):
         target[index] = value
+
+
+def _size(value: Any) -> int:
+    """Return about how many bytes a value takes; a text in UTF-8, as it comes."""
+    if isinstance(value, dict):
+        return sum(map(_size, value.values()))
+    return len(value) if isinstance(value, str | bytes) else int(getattr(value, "nbytes", 8))
 
 
 def _spans(chunk: Chunk, wanted: IntArray) -> Spans:

@@ -51,7 +51,7 @@ class SampleLanes(Lanes[Any]):
             schedules: whether this process schedules the run; None is rank 0, with a group the global one.
             lookahead: chunks to schedule in advance; four per lane where it is not given.
             timeout: seconds to wait for a chunk that another process schedules.
-            cache_bytes: bound of what is held of files in memory, per process, in bytes as they lie in the files.
+            cache_bytes: bound of what is held of files in memory, per process, in bytes when decoded.
             on_error: ``raise``, or ``skip`` to deliver other samples in the place of those that cannot be read.
             images: names of the fields that hold images, to be decoded with Pillow; True for all whose names end like
                 image files (``jpg``, ``seg.png``). Without ``fields``, whole records are yielded then.

@@ -55,7 +55,7 @@ class TokenLanes(Lanes[PackedSequence]):
             schedules: whether this process schedules the run; None is rank 0, with a group the global one.
             lookahead: chunks to schedule in advance; four per lane where it is not given.
             timeout: seconds to wait for a chunk that another process schedules.
-            cache_bytes: bound of what is held of files in memory, per process, in bytes as they lie in the files.
+            cache_bytes: bound of what is held of files in memory, per process, in bytes when decoded.
             on_error: ``raise``, or ``skip`` to deliver other samples in the place of those that cannot be read.
 
         Raises:

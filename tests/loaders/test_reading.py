@@ -5,10 +5,14 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from mixlake.catalog import Catalog, DataError
 from mixlake.loaders import SampleDataset
+from mixlake.loaders.reading import SampleReader
 from mixlake.mixing import Mixture, Run
 
 
@@ -24,6 +28,12 @@ def start(pages: Path) -> Run:
     catalog.register("pages", str(pages))
     mixture = Mixture.from_dict({"components": {"all": {"where": "true", "weight": 1}}})
     return Run.start(catalog, "run", mixture, chunk_size=8, lanes=2)
+
+
+def write_ipc(table: pa.Table, path: Path) -> None:
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema, options=options) as writer:
+        writer.write_table(table)
 
 
 def rewrite(path: Path) -> None:
@@ -54,3 +64,19 @@ def test_a_change_while_reading_is_noticed_at_the_next_read(pages: Path) -> None
     rewrite(pages)
     with pytest.raises(DataError, match="was modified since it was registered"):
         list(samples)
+
+
+@pytest.mark.parametrize("write", [pq.write_table, write_ipc])
+def test_samples_are_as_long_as_they_are_when_decoded(tmp_path: Path, write: Any) -> None:
+    path = tmp_path / ("texts.parquet" if write is pq.write_table else "texts.arrow")
+    write(pa.table({"text": [f"{number:05}" * 4000 for number in range(400)]}), path)
+    assert path.stat().st_size < 400 * 2000
+    run = start(path)
+    run.schedule(10)
+    reader = SampleReader(run.catalog, fields=(), cache_bytes=64 << 20)
+    chunk, *_ = run.chunks.read(0, 1)
+    first = reader.held_bytes(chunk)
+    reader.read(chunk, np.arange(len(chunk.intervals)))
+    assert (abs(reader.held_bytes(chunk) - 20_000) < 3000).all()
+    if write is pq.write_table:
+        assert (abs(first - 20_000) < 200).all()
