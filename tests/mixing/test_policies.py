@@ -90,6 +90,51 @@ def test_the_bandit_is_exp3_as_the_paper_writes_it() -> None:
         assert policy.update(step, loss_sum, tokens, version) == pytest.approx(shares, abs=1e-12)
 
 
+def test_the_averaging_bandit_has_moving_averages_of_what_was_seen() -> None:
+    policy = OnlineDataMixing(SETTING, reward_scale=0.1, moving_average=0.9)
+    rewards, shares = [0.0] * 3, PRIOR.tolist()
+    time = 0
+    for step, loss_sum, tokens, version in reports(30):
+        if not tokens.any():
+            assert policy.update(step, loss_sum, tokens, version) is None
+            continue
+        time += 1
+        for k in range(3):
+            if tokens[k]:
+                rewards[k] = 0.9 * rewards[k] + 0.1 * 0.1 * loss_sum[k] / tokens[k] / shares[k]
+        now, before = (min(1 / 3, math.sqrt(math.log(3) / (3 * t))) if t else 1 / 3 for t in (time, time - 1))
+        powers = [math.exp(before * reward) for reward in rewards]
+        shares = [(1 - 3 * now) * power / sum(powers) + now for power in powers]
+        assert policy.update(step, loss_sum, tokens, version) == pytest.approx(shares, abs=1e-12)
+
+
+def test_average_losses_are_sums_over_counts_and_what_is_unseen_keeps_its_prior() -> None:
+    policy = AverageLoss(SETTING)
+    sums, counts = [0.0] * 3, [0] * 3
+    for step, loss_sum, tokens, version in reports(30, seed=3):
+        sums = [total + new for total, new in zip(sums, loss_sum, strict=True)]
+        counts = [total + int(new) for total, new in zip(counts, tokens, strict=True)]
+        seen = {k: sums[k] / counts[k] for k in range(3) if counts[k]}
+        left = 1 - sum(PRIOR[k] for k in range(3) if k not in seen)
+        expected = [left * seen[k] / sum(seen.values()) if k in seen else PRIOR[k] for k in range(3)]
+        assert policy.update(step, loss_sum, tokens, version) == pytest.approx(expected, abs=1e-12)
+
+
+def test_scores_from_outside_are_exponents_and_their_mean_weights_are_told() -> None:
+    policy = ExponentiatedWeights(SETTING, rate=0.3, smoothing=0.1)
+    weights, given = PRIOR.tolist(), []
+    for step, loss_sum, tokens, version in reports(30, seed=4):
+        if not tokens.any():
+            continue
+        scores = [loss_sum[k] / tokens[k] if tokens[k] else 0.0 for k in range(3)]
+        powers = [weight * math.exp(0.3 * score) for weight, score in zip(weights, scores, strict=True)]
+        weights = [power / sum(powers) for power in powers]
+        given.append([0.9 * weight + 0.1 / 3 for weight in weights])
+        assert policy.update(step, loss_sum, tokens, version) == pytest.approx(given[-1], abs=1e-12)
+    told = [row["mean_weight"] for row in policy.details().values()]
+    assert told == pytest.approx(np.mean(given, axis=0), abs=1e-12)
+
+
 def test_excess_loss_is_what_is_above_the_reference() -> None:
     reference = {"web": 2.0, "code": 1.0, "math": 3.0}
     policy = ExcessLoss(SETTING, reference=reference, rate=0.5, smoothing=0.01)
