@@ -13,6 +13,7 @@ from datafusion import DataFrame, Expr, SessionContext, column
 
 from mixlake.catalog import Catalog, ConfigError, QueryError, schema
 from mixlake.catalog.sql import first_line
+from mixlake.mixing.consumed import Consumed
 from mixlake.mixing.index_frames import CONSUMED, index_frame, named_columns, word_expressions
 from mixlake.mixing.program import Program
 
@@ -24,7 +25,7 @@ _SUMS = {"num_samples": "sum", "num_counted": "sum", "num_units": "sum", "least_
 """What is counted, and how counts of groups become one."""
 
 
-def count_cells(catalog: Catalog, program: Program, consumed: pa.Table | None) -> pa.Table:
+def count_cells(catalog: Catalog, program: Program, consumed: Consumed | None) -> pa.Table:
     """Return a table of the samples by registration, block and answers to predicates.
 
     Its columns are these, the answers packed into ``word_…``, then num_samples and num_units.
@@ -32,7 +33,7 @@ def count_cells(catalog: Catalog, program: Program, consumed: pa.Table | None) -
     Args:
         catalog: at the run's version.
         program: what the run draws.
-        consumed: rows that were drawn before the run began, and how many times, in a word of their own.
+        consumed: what was drawn before the run began; how often, is a word of its own.
 
     Raises:
         QueryError: the filter or a predicate fails on a sample.
@@ -47,7 +48,7 @@ def count_cells(catalog: Catalog, program: Program, consumed: pa.Table | None) -
     return counts
 
 
-def _count_values(catalog: Catalog, program: Program, consumed: pa.Table | None) -> pa.Table | None:
+def _count_values(catalog: Catalog, program: Program, consumed: Consumed | None) -> pa.Table | None:
     """Count samples by the values that predicates are about; return None where these are too many to be worth it."""
     values = named_columns(program.predicates, catalog.samples().schema().names)
     values = [name for name in values if name not in _BLOCK] + [CONSUMED] * (consumed is not None)

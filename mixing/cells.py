@@ -15,6 +15,7 @@ import pyarrow as pa
 from mixlake.catalog import Catalog
 from mixlake.catalog.records import IntArray
 from mixlake.mixing.cell_counts import count_cells, registrations_of
+from mixlake.mixing.consumed import Consumed
 from mixlake.mixing.index_frames import BITS_PER_WORD, CONSUMED
 from mixlake.mixing.program import Leaf, Program
 
@@ -74,7 +75,7 @@ class CellPlan:
         return np.asarray(is_required & is_left_over)
 
 
-def find_cells(catalog: Catalog, program: Program, consumed: pa.Table | None = None) -> CellPlan:
+def find_cells(catalog: Catalog, program: Program, consumed: Consumed | None = None) -> CellPlan:
     """Find the cells of a program and count them per block; rows that were consumed equally often are apart.
 
     Raises:

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake.transaction import AddAction
 
@@ -84,6 +85,18 @@ def _write(folder: str, run: str, rows: pa.Table) -> AddAction:
 
 def _rows_per_group(num_samples: int) -> int:
     return max(1, _SAMPLES_PER_GROUP // num_samples)
+
+
+def file_intervals(path: str, until: int) -> pa.RecordBatch:
+    """Return the rows that the chunks of a file in front of one have drawn: registration, file_id, row_start, row_stop.
+
+    They are decoded as a whole: chunk by chunk it takes several times as long.
+    """
+    wanted = ["registration", "file_id", "row_start", "row_stop"]
+    columns = ["chunk", *(_INTERVAL + name for name in wanted)]
+    table = pq.ParquetFile(path, pre_buffer=False).read(columns, use_threads=False)
+    values = table.filter(pc.field("chunk") < until)["intervals"].combine_chunks().flatten()
+    return pa.RecordBatch.from_struct_array(values).select(wanted)
 
 
 class ChunkFiles:

@@ -19,7 +19,7 @@ from mixlake.catalog import schema
 from mixlake.catalog.errors import LakeError, ScheduleError
 from mixlake.catalog.lake import Fence, Lake
 from mixlake.catalog.records import IntArray
-from mixlake.mixing.chunk_files import ChunkFiles, compact_chunks, write_chunks
+from mixlake.mixing.chunk_files import ChunkFiles, compact_chunks, file_intervals, write_chunks
 from mixlake.mixing.intervals import Intervals
 from mixlake.mixing.randomness import Purpose, permutation
 
@@ -77,6 +77,8 @@ def delivery(chunk: Chunk, *, seed: int, shuffled: bool) -> Delivery:
 _READ_COLUMNS = pa.schema(
     [f for f in schema.TABLES[schema.CHUNKS].columns if f.name not in ("run", "num_samples", "cursor", "created_at")]
 )
+_MOST_BEHIND = 16
+"""Chunks between a chunk and the cursor in front of it, that are looked at first; then sixteen times as many."""
 _COMMITS_PER_COMPACTION = 100
 """A commit takes longer the more files a table has, by 1 µs for each."""
 
@@ -214,11 +216,26 @@ class ChunkLog:
         """Return the state of the last snapshot that ends in front of a chunk, or None if there is none."""
         if self._parent is not None and chunk <= self._first:
             return self._parent.cursor_before(chunk)
-        table = self._table(self._first, chunk, ["chunk", "cursor"]) if chunk > 0 else None
-        if table is None or not len(rows := table.filter(pc.is_valid(table["cursor"])).sort_by("chunk")):
-            return None
-        found: dict[str, Any] = json.loads(rows["cursor"][-1].as_py())
-        return found
+        first = chunk
+        while first > self._first:  # cursors of thousands of cells are long, and only one of them is wanted
+            first = max(self._first, chunk - _MOST_BEHIND * max(1, chunk - first))
+            table = self._table(first, chunk, ["chunk", "cursor"])
+            rows = table.filter(pc.is_valid(table["cursor"])).sort_by("chunk")
+            if len(rows):
+                found: dict[str, Any] = json.loads(rows["cursor"][-1].as_py())
+                return found
+        return None
+
+    def intervals(self, until: int) -> Iterator[pa.RecordBatch]:
+        """Yield what the chunks in front of one have drawn (see `file_intervals`), file by file.
+
+        Those of the run that it goes on from are included.
+        """
+        if self._parent is not None:
+            yield from self._parent.intervals(min(until, self._first))
+        self._refresh()
+        for path in self._files.overlapping(self._first, until):
+            yield file_intervals(f"{self._lake.path(schema.CHUNKS)}/{path}", until)
 
     def _refresh(self) -> None:
         handle = self._lake.table(schema.CHUNKS)

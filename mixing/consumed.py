@@ -1,65 +1,103 @@
-"""What a run and those that it goes on from have drawn, as rows of a catalog version that may be a newer one."""
+"""How often a run and those that it goes on from have drawn each row of a catalog version, which may be a newer one."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
+from datafusion import Expr, column, udf
 
 from mixlake.catalog import Catalog
 from mixlake.catalog.records import IntArray
-from mixlake.mixing.chunks import Chunk, ChunkLog
+from mixlake.catalog.spans import ranges
 
-_CHUNKS_PER_READ = 512
-_ROW_BITS = 40
 _GONE = -1
 _FILE_COLUMNS = pa.schema(
     [("dataset", pa.string()), ("registration", pa.string()), ("file_id", pa.int32()), ("uri", pa.string())]
 )
 
 
-def consumed_rows(chunks: ChunkLog, until: int, before: Sequence[Catalog], after: Catalog) -> pa.Table:
-    """Return the rows of the chunks in front of ``until``: registration, file_id, row, and how many times.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Consumed:
+    """Counts by row, of those files only of which some row was drawn: four bytes for each of their rows."""
+
+    places: dict[str, IntArray]
+    """By registration and file id, the file's place in the list of all files."""
+    first_F: IntArray
+    """By place, where the file's counts begin; -1 where nothing was drawn."""
+    times: npt.NDArray[np.int32]
+
+    def expression(self) -> Expr:
+        """Return how often a row of the samples was drawn, to be selected."""
+        kinds = [pa.string(), pa.int32(), pa.int64()]
+        return udf(self._times, kinds, pa.int64(), "stable", "consumed_times")(
+            column("registration"), column("file_id"), column("row")
+        )
+
+    def _times(self, registration: pa.Array, file_id: pa.Array, row: pa.Array) -> pa.Array:
+        place = _places_of(self.places, registration, file_id)
+        first = self.first_F[place]
+        found = np.zeros(len(row), np.int64)
+        is_drawn = (place != _GONE) & (first >= 0)
+        found[is_drawn] = self.times[(first + row.to_numpy())[is_drawn]]
+        return pa.array(found)
+
+
+def find_consumed(drawn: Iterable[pa.RecordBatch], before: Sequence[Catalog], after: Catalog) -> Consumed:
+    """Count how often each row was drawn.
 
     A row is the same if its dataset, its file's URI and its number are: files that were refreshed, or registered anew
     with other properties, are found again. Rows of files that are gone are left out.
 
     Args:
-        chunks: of the run.
-        until: the first chunk that does not count.
-        before: the catalog versions that the chunks were drawn from.
+        drawn: runs of rows: registration, file_id, row_start, row_stop.
+        before: the catalog versions that they were drawn from.
         after: the one that the rows are for.
     """
     files = _files(after)
-    places = _places([_files(catalog) for catalog in before], files)
-    keys: list[IntArray] = [np.empty(0, np.int64)]
-    for first in range(0, until, _CHUNKS_PER_READ):
-        keys += [_keys(chunk, places) for chunk in chunks.read(first, min(first + _CHUNKS_PER_READ, until))]
-    rows, times = np.unique(np.concatenate(keys), return_counts=True)
-    place = pa.array(rows >> _ROW_BITS)
-    return pa.table(
-        {
-            "registration": files["registration"].take(place),
-            "file_id": files["file_id"].take(place),
-            "row": pa.array(rows & ((1 << _ROW_BITS) - 1)),
-            "times": pa.array(times.astype(np.int64)),
-        }
-    )
+    here = _places([files], files)
+    theirs = _places([_files(catalog) for catalog in before], files)
+    num_rows_F = _num_rows(after, here, len(files))
+    first_F = np.full(len(files), _GONE, np.int64)
+    times, used = np.zeros(0, np.int32), 0
+    for part in drawn:
+        start, stop = (part[name].to_numpy() for name in ("row_start", "row_stop"))
+        place = _places_of(theirs, part["registration"], part["file_id"])
+        stop = np.minimum(stop, num_rows_F[place])
+        is_there = (place != _GONE) & (start < stop)
+        place, start, lengths = place[is_there], start[is_there], (stop - start)[is_there]
+        new = np.flatnonzero((np.bincount(place, minlength=len(files)) > 0) & (first_F == _GONE))
+        first_F[new] = used + np.cumsum(num_rows_F[new]) - num_rows_F[new]
+        used += int(num_rows_F[new].sum())
+        if used > len(times):
+            times = np.concatenate([times, np.zeros(max(used, 2 * len(times)) - len(times), np.int32)])
+        np.add.at(times, ranges(first_F[place] + start, lengths), 1)
+    return Consumed(places=here, first_F=first_F, times=times[:used])
 
 
-def _keys(chunk: Chunk, places: dict[str, IntArray]) -> IntArray:
-    """Return a key for every row of a chunk whose file is still there: its file's place, then its number."""
-    i = chunk.intervals
-    place = np.full(len(i), _GONE, np.int64)
-    for number, registration in enumerate(chunk.registrations):
-        mine = i.registration == number
-        place[mine] = places[registration][i.file_id[mine]]
-    is_there = place != _GONE
-    place, start, stop = place[is_there], i.row_start[is_there], i.row_stop[is_there]
-    lengths = stop - start
-    row = np.arange(lengths.sum()) + np.repeat(start - (np.cumsum(lengths) - lengths), lengths)
-    return np.asarray(np.repeat(place << _ROW_BITS, lengths) | row, np.int64)
+def _num_rows(catalog: Catalog, places: dict[str, IntArray], num_files: int) -> IntArray:
+    """Return one more than the number of the last row of each file."""
+    query = "SELECT registration, file_id, max(row) + 1 AS num_rows FROM samples GROUP BY registration, file_id"
+    rows = catalog.sql(query).to_arrow_table()
+    found = np.zeros(num_files, np.int64)
+    place = _places_of(places, rows["registration"].combine_chunks(), rows["file_id"].combine_chunks())
+    found[place] = rows["num_rows"].to_numpy()
+    return found
+
+
+def _places_of(places: dict[str, IntArray], registration: pa.Array, file_id: pa.Array) -> IntArray:
+    """Return the place of the file of each row."""
+    encoded = pc.dictionary_encode(registration)
+    names = encoded.dictionary.to_pylist()
+    if len(names) == 1:
+        return np.asarray(places[names[0]][file_id.to_numpy()], np.int64)
+    begin = np.cumsum([0, *(len(places[name]) for name in names)])
+    joined = np.concatenate([np.empty(0, np.int64), *(places[name] for name in names)])
+    return np.asarray(joined[begin[encoded.indices.to_numpy()] + file_id.to_numpy()], np.int64)
 
 
 def _files(catalog: Catalog) -> pa.Table:

@@ -21,6 +21,7 @@ from mixlake.catalog.records import IntArray
 from mixlake.catalog.spans import ranges
 from mixlake.mixing.answers import Answers, find_rows
 from mixlake.mixing.cells import CellPlan
+from mixlake.mixing.consumed import Consumed
 from mixlake.mixing.index_frames import index_frame
 from mixlake.mixing.order import PassOrder
 from mixlake.mixing.program import Program
@@ -93,7 +94,7 @@ class Piece:
 class IndexReader:
     """Returns pieces of the index: segments of a pass, and the small cells as a whole."""
 
-    def __init__(self, catalog: Catalog, program: Program, plan: CellPlan, consumed: pa.Table | None = None) -> None:
+    def __init__(self, catalog: Catalog, program: Program, plan: CellPlan, consumed: Consumed | None = None) -> None:
         self.is_resident_C = _small_cells(plan.num_samples_C)
         """Which cells are in the piece that stays in memory instead of in segments."""
         self._plan = plan

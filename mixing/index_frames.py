@@ -10,6 +10,7 @@ from datafusion import DataFrame, Expr, column
 
 from mixlake.catalog import Catalog, ConfigError
 from mixlake.catalog.errors import listed, nearest
+from mixlake.mixing.consumed import Consumed
 from mixlake.mixing.mixture import Unit
 from mixlake.mixing.program import Program
 
@@ -30,20 +31,22 @@ def named_columns(predicates: Sequence[str], columns: Sequence[str]) -> list[str
 
 
 def index_frame(
-    catalog: Catalog, program: Program, consumed: pa.Table | None = None, *, values: Sequence[str] | None = None
+    catalog: Catalog, program: Program, consumed: Consumed | None = None, *, values: Sequence[str] | None = None
 ) -> DataFrame:
     """Return the filtered samples with the columns that planning needs: address, answer words, units.
 
     Args:
         catalog: at the run's version.
         program: what the run draws.
-        consumed: rows that were drawn before the run began, and how many times, in a word of their own.
+        consumed: what was drawn before the run began; how often, is a word of its own.
         values: columns to return in place of the answers.
 
     Raises:
         ConfigError: the property that holds the units is missing.
     """
-    samples = catalog.samples() if consumed is None else _with_consumed(catalog, consumed)
+    samples = catalog.samples()
+    if consumed is not None:
+        samples = samples.with_column(CONSUMED, consumed.expression())
     unit = program.unit_property
     check_unit_property(samples.schema(), program.unit, unit, f"samples@{catalog.version}")
     if program.filter is not None:
@@ -63,15 +66,6 @@ def word_expressions(frame: DataFrame, predicates: Sequence[str], *, is_consumed
         for number, start in enumerate(range(0, len(predicates), BITS_PER_WORD))
     ]
     return [*words, *([frame.parse_sql_expr(CONSUMED)] if is_consumed else [])]
-
-
-def _with_consumed(catalog: Catalog, consumed: pa.Table) -> DataFrame:
-    context = catalog.session()
-    context.from_arrow(consumed, "consumed")
-    return context.sql(
-        f"SELECT s.*, coalesce(c.times, 0) AS {CONSUMED} FROM samples s LEFT JOIN consumed c "
-        "ON s.registration = c.registration AND s.file_id = c.file_id AND s.row = c.row"
-    )
 
 
 def check_unit_property(columns: pa.Schema, unit: Unit, name: str | None, where: str) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-import pyarrow as pa
 from datafusion import DataFrame
 
 from mixlake.catalog import Catalog, ConfigError
@@ -16,6 +15,7 @@ from mixlake.catalog.sql import check_predicate
 from mixlake.catalog.tokenizers import TokenizerSpec
 from mixlake.mixing.cells import CellPlan, find_cells
 from mixlake.mixing.components import Component, OnExhausted, OrderBy, Rules
+from mixlake.mixing.consumed import Consumed
 from mixlake.mixing.curriculum import Curriculum
 from mixlake.mixing.extents import Clock
 from mixlake.mixing.index_frames import check_unit_property
@@ -118,13 +118,13 @@ def _flows(plan: CellPlan, before: Sequence[Leaf], after: Sequence[Leaf]) -> dic
     return flows
 
 
-def plan_cells(catalog: Catalog, program: Program, consumed: pa.Table | None = None) -> CellPlan:
+def plan_cells(catalog: Catalog, program: Program, consumed: Consumed | None = None) -> CellPlan:
     """Return the cells that a program draws from; every component has samples.
 
     Args:
         catalog: at the run's version.
         program: what the run draws.
-        consumed: rows that were drawn before the run began.
+        consumed: what was drawn before the run began.
 
     Raises:
         QueryError: the filter or a predicate fails on a sample.

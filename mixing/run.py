@@ -30,19 +30,21 @@ from mixlake.mixing.quotas import SCALE
 from mixlake.mixing.resolution import plan_cells
 from mixlake.mixing.run_config import RunConfig, fork_config
 from mixlake.mixing.run_table import check_new, read_config, write_config
-from mixlake.mixing.schedule import Schedule
+from mixlake.mixing.schedule import Known, Schedule
+
+_NOTHING = Known()
 
 
 class Run(Shown):
     """One training run in the lake: its chunks, its weights, and what was drawn."""
 
-    def __init__(self, catalog: Catalog, config: RunConfig, plan: CellPlan | None = None) -> None:
+    def __init__(self, catalog: Catalog, config: RunConfig, known: Known = _NOTHING) -> None:
         self.config = config
         self.catalog = catalog.at(version=config.catalog_version)
         self.parent: Run | None = None if config.parent is None else Run.load(catalog, config.parent)
         """The run that this one goes on from."""
         parent = None if self.parent is None else self.parent._schedule
-        self._schedule: Schedule = Schedule(self.catalog, config, plan, parent)
+        self._schedule: Schedule = Schedule(self.catalog, config, known, parent)
         inherited = (None if self.parent is None else self.parent.feedback, config.resolution.inherited_step)
         self.feedback: FeedbackLog = FeedbackLog(self.catalog.lake, config.name, self.program.components, *inherited)
         """What training reports; of the run that this one goes on from, what its policy knows."""
@@ -117,15 +119,16 @@ class Run(Shown):
             tokenizer=tokenizer,
             composed=composed,
         )
-        return cls._write(catalog, config, plan_cells(pinned, config.program()))
+        return cls._write(catalog, config, Known(plan=plan_cells(pinned, config.program())))
 
     @classmethod
-    def _write(cls, catalog: Catalog, config: RunConfig, plan: CellPlan, parent: Run | None = None) -> Run:
-        config = config.settled(plan)
+    def _write(cls, catalog: Catalog, config: RunConfig, known: Known, parent: Run | None = None) -> Run:
+        assert known.plan is not None
+        config = config.settled(known.plan)
         if parent is not None:
-            Schedule(catalog, config, plan, parent._schedule).check_beginning()
+            known = Schedule(catalog, config, known, parent._schedule).check_beginning()
         write_config(catalog, config)
-        return cls(catalog, config, plan)._declared()
+        return cls(catalog, config, known)._declared()
 
     @classmethod
     def load(cls, catalog: Catalog, name: str) -> Run:
@@ -269,7 +272,7 @@ class Run(Shown):
             config = replace(config, resolution=replace(config.resolution, inherited_step=last))
         consumed = self._schedule.consumed(at_chunk, pinned)
         plan = plan_cells(pinned, config.program(), consumed)
-        return Run._write(pinned, config, plan, parent=self)
+        return Run._write(pinned, config, Known(plan=plan, consumed=consumed), parent=self)
 
     def _checked_fork(self, name: str, at_chunk: int, catalog: Catalog) -> Catalog:
         """Return the catalog version of a fork, whose name and beginning are possible."""

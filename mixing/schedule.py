@@ -10,8 +10,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-import pyarrow as pa
-
 from mixlake.catalog import Catalog, ConfigError, ScheduleError
 from mixlake.catalog.lake import Fence
 from mixlake.catalog.records import Progress
@@ -19,7 +17,7 @@ from mixlake.mixing import declared
 from mixlake.mixing.cell_rows import CellRows
 from mixlake.mixing.cells import CellPlan, find_cells
 from mixlake.mixing.chunks import ChunkLog
-from mixlake.mixing.consumed import consumed_rows
+from mixlake.mixing.consumed import Consumed, find_consumed
 from mixlake.mixing.cursor import Change, Cursor
 from mixlake.mixing.decisions import DecisionLog
 from mixlake.mixing.demand import Demand
@@ -50,16 +48,27 @@ class _Snapshot:
     """Refuses them if somebody has taken precedence since they were drawn."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Known:
+    """What was found out about a run on the way to it; None where it was not."""
+
+    plan: CellPlan | None = None
+    consumed: Consumed | None = None
+    """What the runs that it goes on from have drawn."""
+    before: Cursor | None = None
+    """Where the run stands that it goes on from."""
+
+
 class Schedule:
     """Draws the chunks of one run and commits them."""
 
-    def __init__(self, catalog: Catalog, config: RunConfig, plan: CellPlan | None, parent: Schedule | None) -> None:
+    def __init__(self, catalog: Catalog, config: RunConfig, known: Known, parent: Schedule | None) -> None:
         """Look at a run; nothing is read yet.
 
         Args:
             catalog: at the run's version.
             config: the run.
-            plan: its cells, where they are known.
+            known: what is found out already, and need not be again.
             parent: the schedule of the run that it goes on from.
         """
         self.catalog = catalog
@@ -73,7 +82,7 @@ class Schedule:
         self.decisions = DecisionLog(lake, config.name)
         self._precedence = Precedence(lake, config.name)
         self._parent = parent
-        self._known_plan = plan
+        self._known = known
         self._cursor: Cursor | None = None
         self._lock = threading.Lock()
         self._door = threading.Lock()
@@ -82,15 +91,16 @@ class Schedule:
     @cached_property
     def plan(self) -> CellPlan:
         """The cells that the run draws from."""
-        return self._known_plan or find_cells(self.catalog, self.program, self._consumed)
+        return self._known.plan or find_cells(self.catalog, self.program, self._consumed)
 
     @cached_property
-    def _consumed(self) -> pa.Table | None:
-        return None if self._parent is None else self._parent.consumed(self.config.at_chunk, self.catalog)
+    def _consumed(self) -> Consumed | None:
+        known = self._known.consumed
+        return self._parent.consumed(self.config.at_chunk, self.catalog) if known is None and self._parent else known
 
-    def consumed(self, until: int, catalog: Catalog) -> pa.Table:
-        """Return the rows of a catalog version that the chunks in front of ``until`` have drawn."""
-        return consumed_rows(self.chunks, until, self._catalogs(), catalog)
+    def consumed(self, until: int, catalog: Catalog) -> Consumed:
+        """Return how often the chunks in front of ``until`` have drawn each row of a catalog version."""
+        return find_consumed(self.chunks.intervals(until), self._catalogs(), catalog)
 
     def _catalogs(self) -> list[Catalog]:
         """Return the catalog versions that chunks were drawn from, those of the runs that it goes on from included."""
@@ -107,8 +117,8 @@ class Schedule:
                 first = replace(set_before, version=first.version, chunk=first.chunk)
             self.weights.declare(first)
 
-    def check_beginning(self) -> None:
-        """Refuse a run that goes on from another one where nothing is left to draw.
+    def check_beginning(self) -> Known:
+        """Refuse a run that goes on from another one where nothing is left to draw; return what was found out.
 
         Raises:
             ConfigError: its length is reached, or no sample is left of the component that is due.
@@ -125,6 +135,7 @@ class Schedule:
                 f"from the component that is due in samples@{self.catalog.version}; set on_exhausted: repeat, or take "
                 "another mixture"
             )
+        return Known(plan=self.plan, consumed=self._consumed, before=self._before)
 
     def go_on(self, num_chunks: int, progress: Progress | None = None) -> int:
         """Draw and commit up to ``num_chunks`` more chunks; return how many there were left to draw (see `Run`)."""
@@ -286,7 +297,7 @@ class Schedule:
     def _before(self) -> Cursor:
         """Where the run stands that this one goes on from."""
         assert self._parent is not None
-        return self._parent.cursor_at(self.config.at_chunk)
+        return self._known.before or self._parent.cursor_at(self.config.at_chunk)
 
     @cached_property
     def _is_same_declaration(self) -> bool:
