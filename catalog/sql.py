@@ -21,6 +21,8 @@ _WINDOW = re.compile(r"\)\s*over\b", re.IGNORECASE)
 _IGNORED = re.compile(r"'(?:[^']|'')*'|--[^\n]*|/\*.*?\*/|\"(?P<name>(?:[^\"]|\"\")*)\"", re.DOTALL)
 _PREFIXES = re.compile(r"^((DataFusion error|SQL error|Schema error|Arrow error|Error during planning): )+")
 _UNKNOWN_FIELD = re.compile(r"No field named ([^\n]+?)\.(\s|$)")
+_UNKNOWN_INNER = re.compile(r"Field (\w+) not found in struct")
+_REFUSED = re.compile(r"(?:DDL|DML|Statement) not supported: (\w+)")
 _UNKNOWN_TABLE = re.compile(r"table '(?:datafusion\.public\.)?(.+?)' not found")
 _MAX_MESSAGE = 300
 
@@ -109,10 +111,17 @@ def _explain(error: BaseException, where: str, names: Iterable[str] = ()) -> str
     if unknown:
         name = unknown[1].split(".")[-1].strip('"')
         known = list(names) or _valid_fields(str(error))
-        return f"unknown property {name!r}; {where} has: {listed(known)}.{nearest(name, known)}"
-    return first_line(error)
+        what = "property" if names else "column"
+        return f"unknown {what} {name!r}; {where} has: {listed(known)}.{nearest(name, known)}"
+    inner = _UNKNOWN_INNER.search(str(error))
+    if inner:
+        known = list(dict.fromkeys(f.name for t in schema.TABLES.values() for c in t.described for f in c.inner))
+        return f"unknown field {inner[1]!r} of a struct; fields: {listed(known, 30)}.{nearest(inner[1], known)}"
+    refused = _REFUSED.search(str(error))
+    return f"{refused[1]} is refused: queries only read" if refused else first_line(error)
 
 
 def _valid_fields(message: str) -> list[str]:
     fields = re.search(r"Valid fields are (.+?)\.?$", message, re.MULTILINE)
-    return [name.split(".")[-1].strip().strip('"') for name in fields[1].split(",")] if fields else []
+    names = fields[1].split(",") if fields else []
+    return list(dict.fromkeys(name.split(".")[-1].strip().strip('"') for name in names))

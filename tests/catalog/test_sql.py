@@ -128,7 +128,7 @@ def test_an_unknown_table_is_refused_with_the_nearest(greetings: Catalog) -> Non
 def test_an_unknown_column_is_refused_with_the_nearest(greetings: Catalog, column: str) -> None:
     alias = "s" if column.startswith("s.") else ""
     query = f"SELECT {column} FROM samples {alias}".strip()
-    message = f"unknown property 'langauge'; catalog@1 has: {COLUMNS}. Did you mean 'language'? in: {query}"
+    message = f"unknown column 'langauge'; catalog@1 has: {COLUMNS}. Did you mean 'language'? in: {query}"
     with pytest.raises(QueryError, match=exactly(message)):
         greetings.sql(query)
 
@@ -139,6 +139,11 @@ def test_an_unknown_column_is_refused_with_the_nearest(greetings: Catalog, colum
         ("", "No SQL statements were provided.+"),
         ("SELEC 1", r"ParserError\(.+SELEC.+\)"),
         ("SELECT nosuch(1)", r"Invalid function 'nosuch'\..+"),
+        ("DROP TABLE samples", "DropTable is refused: queries only read"),
+        (
+            "SELECT i['componnt'] FROM (SELECT unnest(intervals) AS i FROM chunks)",
+            r"unknown field 'componnt' of a struct; fields: .+, component, .+\. Did you mean 'component'\?",
+        ),
         ("SELECT upper(row) FROM samples", "Function 'upper' requires String.+"),
     ],
 )
