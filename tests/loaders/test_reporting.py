@@ -92,6 +92,41 @@ def test_reports_move_the_weights_and_batches_say_so(start: Callable[..., Run]) 
     assert all(json.loads(row["details"])["chunks_late"] == 0 for row in recorded(run, "weights") if row["details"])
 
 
+def test_workers_that_are_ahead_delay_decisions_by_what_they_have_ready_and_that_is_recorded(
+    start: Callable[..., Run],
+) -> None:
+    run = start(adapt={**ADAPT, "delay": 2})
+    batch_size, length = 4, 64
+    loader = make_loader(run, batch_size=batch_size, sequence_length=length, num_workers=2)
+    train(loader, 0, 300)
+    loader.flush()
+    made = [row for row in recorded(run, "weights") if row["cause"] == "adapt"]
+    details = [json.loads(row["details"]) for row in made]
+    for row, told in zip(made, details, strict=True):
+        assert row["chunk"] == told["reached_chunk"] + told["delay_chunks"] + told["chunks_late"]
+        assert told["delay_chunks"] == 2
+    # Four bundles are ready, one is made, one sent and one taken, each of up to eight times its part of a batch; and a
+    # lane that looks for a component has some chunks open.
+    num_bytes, lanes = bytes_of_chunks(run), run.config.lanes
+    most = 7 * 8 * batch_size * length + 4 * lanes * np.mean(num_bytes)
+    assert all(
+        sum(num_bytes[told["reached_chunk"] : row["chunk"]]) <= most for row, told in zip(made, details, strict=True)
+    )
+    assert len(made) > 5
+    assert max(told["chunks_late"] for told in details) > 0  # with so short a delay
+
+
+def bytes_of_chunks(run: Run) -> list[int]:
+    """What each chunk's samples count."""
+    query = f"""
+        SELECT chunk, sum(s.num_bytes) AS n
+        FROM (SELECT chunk, unnest(intervals) AS i FROM chunks WHERE run = '{run.name}')
+        JOIN samples s ON s.registration = i['registration'] AND s.file_id = i['file_id']
+            AND s.row >= i['row_start'] AND s.row < i['row_stop']
+        GROUP BY 1 ORDER BY 1"""
+    return [int(row["n"]) for row in run.catalog.sql(query).to_pylist()]
+
+
 def test_the_same_losses_give_the_same_chunks(start: Callable[..., Run]) -> None:
     runs = [start(), start()]
     for run in runs:
