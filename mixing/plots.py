@@ -86,17 +86,17 @@ def plot_shares(run: Run, *, over: str = "chunks") -> Plot:
     Args:
         run: the run.
         over: ``chunks``; ``units`` (bytes or tokens, as the mixture counts them); or ``steps`` of training, where
-            shares are those of the tokens that it reported.
+            shares are those of the tokens that it reported, beside the newest weights that a step had.
 
     Raises:
         ConfigError: there is no such axis, or nothing to show.
     """
-    weights_NK = None
     if over == "steps":
         steps = _feedback(run)
         starts_N = np.array([losses.step for losses in steps], np.int64)
         edges = np.append(starts_N, starts_N[-1] + 1)
         units_NK = np.array([losses.num_tokens for losses in steps], np.float64)
+        weights_NK = np.array([run.shares(losses.weights_version) for losses in steps]) / SCALE
         label, unit = "training step", "tokens with a loss"
     elif over in ("chunks", "units"):
         so_far, unit = _drawn(run), run.program.unit.value
@@ -108,10 +108,9 @@ def plot_shares(run: Run, *, over: str = "chunks") -> Plot:
         raise ConfigError(f"over is {over!r}; expected chunks, units or steps")
     plot, (axes,) = new_plot()
     _stack(axes, run.components, *_binned(edges.astype(np.float64), units_NK))
-    if weights_NK is not None:
-        for line in np.cumsum(weights_NK, axis=1).T[:-1]:
-            axes.step(edges, np.append(line, line[-1]), where="post", color="black", linewidth=0.9, linestyle=":")
-        axes.plot([], [], color="black", linewidth=0.9, linestyle=":", label="weights in force")
+    for line in np.cumsum(weights_NK, axis=1).T[:-1]:
+        axes.step(edges, np.append(line, line[-1]), where="post", color="black", linewidth=0.9, linestyle=":")
+    axes.plot([], [], color="black", linewidth=0.9, linestyle=":", label="weights in force")
     label_axes(axes, title=f"shares in run {run.name}", x=label, y=f"share of {unit}", grid="")
     _finish_stack(axes, float(edges[0]), float(edges[-1]))
     return plot
