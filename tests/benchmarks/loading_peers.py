@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 BATCH = 64
+_SECONDS = 8.0
+"""What a pass may take: the slow ones do not become faster after that."""
 Texts = Iterator[str]
 
 
@@ -164,12 +166,12 @@ PEERS: dict[str, Callable[[dict[Path, float], Path, int], Texts]] = {
 def one_pass(texts: Texts, num_characters: float) -> tuple[float, float]:
     """Return characters per second after the first text, and the seconds until that."""
     begun = time.perf_counter()
-    next(texts)
+    assert type(next(texts)) is str
     first = time.perf_counter() - begun
     begun, num = time.perf_counter(), 0
     for text in texts:
         num += len(text)
-        if num > num_characters or time.perf_counter() - begun > 15:
+        if num > num_characters or time.perf_counter() - begun > _SECONDS:
             break
     return num / (time.perf_counter() - begun), first
 
