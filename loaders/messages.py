@@ -11,7 +11,8 @@ import io
 import os
 import struct
 import sys
-from collections.abc import Iterator, Sequence
+from codecs import utf_16_le_decode
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -194,14 +195,13 @@ class _Joined(NamedTuple):
     start: int
     """Where the first one begins."""
     stops: IntArray
-    is_text: bool
+    codecs: bytes
+    """Of each, an index of `_DECODE`."""
 
     def values(self, content: memoryview) -> list[Any]:
         stops = self.stops.tolist()
-        places = zip([self.start, *stops], stops, strict=False)
-        if not self.is_text:
-            return [bytes(content[start:stop]) for start, stop in places]
-        return [str(content[start:stop], "utf-8", "surrogatepass") for start, stop in places]
+        places = zip(self.codecs, [self.start, *stops], stops, strict=False)
+        return [_DECODE[codec](content[start:stop]) for codec, start, stop in places]
 
 
 class _Records(NamedTuple):
@@ -214,7 +214,8 @@ class _Records(NamedTuple):
 def pack(items: Sequence[Any]) -> tuple[Any, list[Any]]:
     """Return items by column where they are dicts of the same fields, and texts and bytes of them to be sent beside.
 
-    Many small objects take long to send. A memoryview in a field is a text in UTF-8, and arrives as a ``str``.
+    Many small objects take long to send. A memoryview in a field is a text, as `as_text` takes it, and arrives as a
+    ``str``.
     """
     layouts = set(map(tuple, items)) if set(map(type, items)) == {dict} else set()
     if len(layouts) != 1 or not (names := layouts.pop()):
@@ -249,6 +250,22 @@ def _pack_column(values: list[Any], start: int) -> tuple[Any, list[Any]]:
             return list(map(as_text, values)), []
     elif kinds not in ({str}, {bytes}) or sum(map(len, values)) < _MIN_LENGTH * len(values):
         return values, []
-    pieces = [value.encode("utf-8", "surrogatepass") if type(value) is str else value for value in values]
-    stops = start + np.cumsum(list(map(len, pieces)))
-    return _Joined(start, stops, kinds != {bytes}), pieces
+    pieces: list[Any] = [value.encode("utf-8", "surrogatepass") if type(value) is str else value for value in values]
+    if kinds == {bytes}:
+        codecs = bytes([_BYTES]) * len(values)
+    else:
+        codecs = bytes([_UTF_16 if type(value) is memoryview and value.format == "H" else _UTF_8 for value in values])
+    pieces = [piece.cast("B") if codec == _UTF_16 else piece for piece, codec in zip(pieces, codecs, strict=True)]
+    return _Joined(start, start + np.cumsum(list(map(len, pieces))), codecs), pieces
+
+
+def _utf_8(content: memoryview) -> str:
+    return str(content, "utf-8", "surrogatepass")
+
+
+def _utf_16(content: memoryview) -> str:
+    return utf_16_le_decode(content, "surrogatepass", True)[0]
+
+
+_DECODE: tuple[Callable[[memoryview], Any], ...] = (_utf_8, _utf_16, bytes)
+_UTF_8, _UTF_16, _BYTES = range(3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from mixlake.catalog.columns import WHOLE, as_text, as_utf8
+from mixlake.catalog.columns import WHOLE, as_sent, as_text
 from mixlake.catalog.fields import parse_path
 from mixlake.loaders.collate import collate_samples
 from mixlake.loaders.deliveries import Place
@@ -87,8 +87,8 @@ class SampleLanes(Lanes[Any]):
         return None if "*" in self._fields else self._fields
 
     def form(self) -> Callable[[Any], Any] | None:
-        """Return what texts are to be read as: UTF-8 where they are sent, which is shorter, else as they come."""
-        return as_utf8 if self._sends_utf8() else None
+        """Return what texts are to be read as: as they come, unless they are sent."""
+        return as_sent if self._sends_texts() else None
 
     def images(self) -> Images | None:
         """Return what decodes the images."""
@@ -122,11 +122,11 @@ class SampleLanes(Lanes[Any]):
     def _samples(self, group: SampleGroup) -> Iterable[Any]:
         names = [self.components[component] for component in group.components]
         addresses = zip(group.registrations, group.file_ids, group.rows, strict=True)
-        as_delivered = _as_it_is if self._sends_utf8() else as_text
+        as_delivered = _as_it_is if self._sends_texts() else as_text
         samples = self._records(group, names, addresses, as_delivered)
         return samples if self._transform is None else (_transformed(self._transform, sample) for sample in samples)
 
-    def _sends_utf8(self) -> bool:
+    def _sends_texts(self) -> bool:
         return self.is_sent and self._transform is None
 
     def _records(

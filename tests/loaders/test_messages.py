@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from mixlake.catalog.columns import as_sent, as_text
 from mixlake.loaders.messages import Inlet, Outlet, channel, pack, unpack
 
 
@@ -67,6 +68,25 @@ def test_a_text_in_utf8_arrives_as_a_str() -> None:
     items[1]["text"], expected[1]["text"] = None, None
     assert delivered(items) == expected
     assert delivered([*items[:1], {"tokens": [1]}]) == [expected[0], {"tokens": [1]}]
+
+
+def test_a_text_that_is_encoded_to_be_sent_arrives_as_it_was() -> None:
+    texts = [
+        "plain " * 30,
+        "größer " * 30,
+        "漢字" * 50,
+        "\U0001f600" * 70,
+        "half a pair \ud800" * 20,
+        "\ufeff" + "x" * 99,
+        "",
+    ]
+    items: list[dict[str, Any]] = [{"text": as_sent(text), "number": 1} for text in texts]
+    assert {type(item["text"]) for item in items} == {memoryview, str}
+    assert [as_text(item["text"]) for item in items] == texts
+    expected = [{"text": text, "number": 1} for text in texts]
+    assert delivered(items) == expected
+    assert delivered([*items, {"text": memoryview("größer".encode()), "number": 2}])[-1]["text"] == "größer"
+    assert delivered([{"other": 1}, *items])[1:] == expected
 
 
 def test_a_message_may_be_larger_than_what_the_pipe_holds_and_of_many_parts() -> None:
