@@ -128,6 +128,12 @@ def _load(payload: bytes, main_module: dict[str, Any]) -> Any:
     except AttributeError as error:
         if "__main__" not in str(error):
             raise
+        path = main_module.get("init_main_from_path")
+        if "init_main_from_name" not in main_module and not (path and os.path.exists(path)):
+            raise ConfigError(
+                "a worker needs something that is defined where Python reads from no file, as in a notebook: define it "
+                "in a module, or load with num_workers=0"
+            ) from error
     process: Any = current_process()
     process._inheriting = True  # as `multiprocessing` says it, which starts no process meanwhile
     spawn.prepare(main_module)

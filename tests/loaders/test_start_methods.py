@@ -94,6 +94,15 @@ def test_a_function_of_a_script_without_a_guard_is_explained(
     assert message in done.stderr
 
 
+def test_a_function_of_a_notebook_is_explained(make_run: MakeRun) -> None:
+    run = make_run()
+    script = SCRIPT.format(transform="shorter", method="fresh", begin=UNGUARDED)
+    command = [sys.executable, "-", run.catalog.lake.uri, run.name]
+    done = subprocess.run(command, check=False, input=script, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 1
+    assert "a worker needs something that is defined where Python reads from no file, as in a notebook" in done.stderr
+
+
 @pytest.mark.parametrize("method", ["fork", "forkserver"])
 def test_a_function_that_workers_cannot_import_is_named(
     make_run: MakeRun, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
