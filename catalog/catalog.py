@@ -62,7 +62,9 @@ class Catalog(Shown):
         lake = Lake(uri, storage_options)
         if not lake.exists():
             if not create:
-                raise LakeError(f"there is no lake at {lake.uri}; check the path, or make one with create=True")
+                raise LakeError(
+                    f"there is no lake at {lake.uri}; check the path; `mixlake register` or create=True makes one"
+                )
             lake.create()
         return cls(lake)
 

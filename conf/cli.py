@@ -12,7 +12,7 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -39,6 +39,8 @@ _GROUPS = ("mixture", "curriculum", "adapt", "shuffle", "scale", "experiment", "
 _ESTIMATE = ("tokens_per_byte", "tokenizer")
 _DECISIVE = ("seed", "chunk_size", "lanes", "length", "step", *_ESTIMATE)
 _OUTPUTS = ("text", "json")
+_NOT_CHOSEN = re.compile(r"You must specify '(\w+)'")
+_NO_KEY = re.compile(r"Could not override ('[^']+')")
 _QUIET = {
     "hydra/job_logging": "none",
     "hydra/hydra_logging": "none",
@@ -176,11 +178,17 @@ def explain_config_error(error: BaseException) -> str:
         return (
             f"there is no {group} {option!r}; there are: {listed(error.options, 30)}.{nearest(option, error.options)}"
         )
+    if isinstance(error, ConfigCompositionException) and (missing := _NOT_CHOSEN.match(str(error))):
+        options = str(error).partition("Available options:")[2].split()
+        return f"choose a {missing[1]}, {missing[1]}=NAME; there are: {listed(options, 30)}."
     causes = [error]
     while causes[-1].__cause__ is not None:
         causes.append(causes[-1].__cause__)
     hint = next((found for cause in reversed(causes) if (found := _nearest_key(cause))), "")
     lines = [line.strip() for cause in causes for line in str(cause).splitlines() if line.strip()]
+    unknown = next(filter(None, map(_NO_KEY.match, lines)), None)
+    if unknown and hint:
+        return f"there is no key {unknown[1]}{hint.replace('. There', '; there', 1)}"
     useful = [line for line in dict.fromkeys(lines) if not line.startswith(("object_type=", "full_key:", "See "))]
     return re.sub(r":\. ", ": ", ". ".join(line.rstrip(".") for line in useful)) + hint
 
@@ -190,7 +198,7 @@ def _nearest_key(error: BaseException) -> str:
     parent, key = getattr(error, "parent_node", None), getattr(error, "key", None)
     if not isinstance(parent, DictConfig) or parent._is_none() or key is None or key in parent:
         return ""
-    above, keys = str(parent._get_full_key(None)), [str(known) for known in parent]
+    above, keys = str(parent._get_full_key(None)), [str(known) for known in parent if known != "hydra"]
     keys += [k for path, more in _OPTIONAL_KEYS.items() if re.fullmatch(path, above) for k in more if k not in keys]
     return f". There are: {listed(keys)}.{nearest(str(key), keys)}"
 

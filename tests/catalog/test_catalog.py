@@ -261,7 +261,7 @@ def test_open_with_create_makes_a_lake_once(tmp_path: Path, write_lines: WriteLi
 
 def test_a_lake_that_is_missing_is_refused(tmp_path: Path) -> None:
     uri = str(tmp_path / "nothing")
-    message = f"there is no lake at {uri}; check the path, or make one with create=True"
+    message = f"there is no lake at {uri}; check the path; `mixlake register` or create=True makes one"
     with pytest.raises(LakeError, match=exactly(message)):
         Catalog.open(uri)
     assert not Path(uri).exists()
