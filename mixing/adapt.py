@@ -76,7 +76,10 @@ class Adapt:
             ConfigError: the class cannot be imported, is no policy, or its options or the bounds are wrong.
         """
         policy = _make(self.policy, setting, "adapt.policy")
-        return policy if self.bounds == Bounds() else Bounded(setting, policy=policy, **asdict(self.bounds))
+        if self.bounds == Bounds():
+            return policy
+        bounds = {name: bound for name, bound in asdict(self.bounds).items() if name != "max_change"}
+        return Bounded(setting, policy=policy, **bounds)
 
 
 def _make(declaration: Mapping[str, Any], setting: Setting, path: str) -> Policy:

@@ -12,6 +12,7 @@ from mixlake.mixing.adapt import Adapt
 from mixlake.mixing.decisions import Decision
 from mixlake.mixing.feedback import StepLosses
 from mixlake.mixing.inference import FloatArray
+from mixlake.mixing.policy_bounded import nearer
 from mixlake.mixing.program import Program
 from mixlake.mixing.tilting import setting
 
@@ -48,11 +49,12 @@ class Adaptation:
             self._wanted_K = _checked(wanted, len(self._current_K), self._adapt.policy)
         is_due = self._adapt.decides(losses.step, self.last_step)
         self.last_step = losses.step
-        if not is_due or self._wanted_K is None:
+        bounds = self._adapt.bounds
+        if not is_due or self._wanted_K is None or bounds.is_frozen(losses.step):
             return None
         if float(np.abs(self._wanted_K - self._current_K).sum()) / 2 <= self._adapt.tolerance:
             return None
-        self._current_K = self._wanted_K
+        self._current_K = nearer(self._current_K, self._wanted_K, bounds.max_change)
         details = {
             **plain(self._policy.details()),
             "policy": self._adapt.policy["_target_"],

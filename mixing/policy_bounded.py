@@ -1,4 +1,4 @@
-"""Keeping any policy in bounds: floors, caps, warm-up, freezing, and how much one update may change."""
+"""Keeping any policy in bounds: floors, caps, warm-up, freezing, and how much one weights version may change."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from mixlake.catalog import ConfigError
 from mixlake.catalog.records import IntArray
 from mixlake.mixing.inference import FloatArray
-from mixlake.mixing.policies import Policy, Setting, dumped, loaded
+from mixlake.mixing.policies import Policy, Setting
 from mixlake.mixing.simplex import within
 
 
@@ -24,7 +24,7 @@ class Bounds:
     cap: float = 1.0
     """The largest share of a component."""
     max_change: float = 1.0
-    """Total variation distance (half the sum of the differences) of one change of weights, at most."""
+    """Total variation distance (half the sum of the differences) from one weights version to the next, at most."""
     warm_up_steps: int = 0
     """Before this step the declared weights hold; the policy sees the losses already."""
     freeze_step: int | None = None
@@ -35,6 +35,10 @@ class Bounds:
             raise ConfigError(f"floor is {self.floor} and cap is {self.cap}; expected 0 <= floor <= cap <= 1")
         if not 0 < self.max_change <= 1:
             raise ConfigError(f"max_change is {self.max_change}; expected more than 0, at most 1")
+
+    def is_frozen(self, step: int) -> bool:
+        """Say whether the weights stay as they are at a step."""
+        return self.freeze_step is not None and step >= self.freeze_step
 
     def check(self, num: int) -> None:
         """Refuse bounds that no shares of ``num`` components can hold.
@@ -49,13 +53,6 @@ class Bounds:
             )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Current:
-    """The weights that hold."""
-
-    shares: FloatArray
-
-
 class Bounded:
     """A policy in bounds."""
 
@@ -66,44 +63,38 @@ class Bounded:
         policy: Policy,
         floor: float = 0.0,
         cap: float = 1.0,
-        max_change: float = 1.0,
         warm_up_steps: int = 0,
         freeze_step: int | None = None,
     ) -> None:
-        """Wrap a policy; the numbers are those of `Bounds`.
+        """Wrap a policy; the numbers are those of `Bounds`. What one version may change is no matter of a step.
 
         Raises:
             ConfigError: a number is out of range, or no shares are within the bounds.
         """
-        bounds = Bounds(
-            floor=floor, cap=cap, max_change=max_change, warm_up_steps=warm_up_steps, freeze_step=freeze_step
-        )
+        bounds = Bounds(floor=floor, cap=cap, warm_up_steps=warm_up_steps, freeze_step=freeze_step)
         self._policy = policy
         self._bounds = bounds
         self._has_share = setting.prior > 0
         bounds.check(int(self._has_share.sum()))
-        self._current = Current(shares=setting.prior)
 
     def update(self, step: int, loss_sum: FloatArray, num_tokens: IntArray, weights_version: int) -> FloatArray | None:
         """Take one step's sums; return weights within the bounds (see `Policy`)."""
         bounds = self._bounds
-        if bounds.freeze_step is not None and step >= bounds.freeze_step:
+        if bounds.is_frozen(step):
             return None
         wanted = self._policy.update(step, loss_sum, num_tokens, weights_version)
         if wanted is None or step < bounds.warm_up_steps:
             return None
         shares = np.zeros(len(wanted))
         shares[self._has_share] = within(wanted[self._has_share], bounds.floor, bounds.cap)
-        self._current = Current(shares=nearer(self._current.shares, shares, bounds.max_change))
-        return self._current.shares
+        return shares
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the policy's state and the weights that hold."""
-        return {"current": dumped(self._current), "policy": self._policy.state_dict()}
+        """Return the policy's state."""
+        return {"policy": self._policy.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up a state."""
-        self._current = loaded(Current, state["current"])
         self._policy.load_state_dict(state["policy"])
 
     def details(self) -> dict[str, Any]:

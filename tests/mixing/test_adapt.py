@@ -40,6 +40,7 @@ def test_decisions_are_due_once_per_interval_also_where_steps_are_missing() -> N
         ({"policy": {"_target_": ODM}, "interval": 1}, "adapt.interval is 1; expected 2 steps or more"),
         ({"policy": {"_target_": ODM}, "tolerance": 2}, "adapt.tolerance is 2; expected a number from 0 to 1"),
         ({"policy": {"_target_": ODM}, "bounds": {"floor": "low"}}, "adapt.bounds.floor is 'low'; expected a number"),
+        ({"policy": {"_target_": ODM}, "bounds": {"max_change": 0}}, "max_change is 0; expected more than 0"),
         ({"policy": {"_target_": ODM}, "bounds": {"top": 1}}, "adapt.bounds has no key 'top'"),
     ],
 )

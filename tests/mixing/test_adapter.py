@@ -135,6 +135,23 @@ def test_a_change_within_the_tolerance_is_no_version(catalog: Catalog, new_name:
     assert all(np.abs(b - a).sum() / 2 > 0.2 for a, b in itertools.pairwise(path))
 
 
+def test_no_version_changes_more_than_the_bounds_allow_and_none_comes_before_or_after_their_steps(
+    catalog: Catalog, new_name: NewName
+) -> None:
+    bounds = {"floor": 0.2, "cap": 0.5, "max_change": 0.03, "warm_up_steps": 8, "freeze_step": 31}
+    average = {"_target_": "mixlake.mixing.policy_average.AverageLoss"}
+    run = declare(catalog, new_name(), adapt={"policy": average, "interval": 5, "delay": 3, "bounds": bounds})
+    train(run, range(50))
+    decisions = run.decisions.read()
+    assert [decision.step for decision in decisions] == [9, 14, 19, 24, 29]
+    path = [prior(run.program), *(np.array(list(decision.weights.values())) for decision in decisions)]
+    moves = [np.abs(b - a).sum() / 2 for a, b in itertools.pairwise(path)]
+    assert max(moves) <= 0.03 + 1e-12
+    assert moves[0] == pytest.approx(0.03)
+    assert all(shares.min() >= 0.2 and shares.max() <= 0.5 for shares in path)
+    assert decisions == replay(run.config.adapt, run.program, run.delay, run.feedback.read())  # type: ignore[arg-type]
+
+
 def test_a_curriculum_goes_on_and_is_tilted(catalog: Catalog, new_name: NewName) -> None:
     stages = {
         "a": {"until": {"chunks": 20}},
