@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _BINS = 60
+_HATCHES = {"-": "", "--": "//", ":": "..", "-.": "xx"}
+"""Of areas, in the place of what lines have."""
 _OTHERS = "others"
 _CAUSES = ("declared", "curriculum", "adapt", "manual", "exhausted")
 _LEAST_POINTS = 8
@@ -107,8 +109,9 @@ def plot_shares(run: Run, *, over: str = "chunks") -> Plot:
     else:
         raise ConfigError(f"over is {over!r}; expected chunks, units or steps")
     plot, (axes,) = new_plot()
-    _stack(axes, run.components, *_binned(edges.astype(np.float64), units_NK))
-    for line in np.cumsum(weights_NK, axis=1).T[:-1]:
+    layers = _stack(axes, run.components, *_binned(edges.astype(np.float64), units_NK))
+    weights_NL = np.array([weights_NK[:, columns].sum(axis=1) for columns in layers]).T
+    for line in np.cumsum(weights_NL, axis=1).T[:-1]:
         axes.step(edges, np.append(line, line[-1]), where="post", color="black", linewidth=0.9, linestyle=":")
     axes.plot([], [], color="black", linewidth=0.9, linestyle=":", label="weights in force")
     label_axes(axes, title=f"shares in run {run.name}", x=label, y=f"share of {unit}", grid="")
@@ -314,18 +317,28 @@ def _binned(edges: FloatArray, units_NK: FloatArray) -> tuple[FloatArray, FloatA
     return np.repeat(edges[np.append(firsts, num)], 2)[1:-1], np.repeat(shares, 2, axis=0)
 
 
-def _stack(axes: Axes, names: Sequence[str], x: FloatArray, shares: FloatArray) -> None:
-    """Draw shares on top of one another, the last component on top; small ones together."""
+def _stack(axes: Axes, names: Sequence[str], x: FloatArray, shares: FloatArray) -> list[list[int]]:
+    """Draw shares on top of one another, the last component on top; small ones together.
+
+    Layers of one colour, which there are from the eleventh component on, are told apart by hatching.
+
+    Returns:
+        The components of each layer, from the bottom up.
+    """
     shown, others = largest(dict(zip(names, shares.mean(axis=0).tolist(), strict=True)))
-    colours = name_colours(names)
+    colours, lines = name_colours(names), name_lines(names)
     column = {name: k for k, name in enumerate(names)}
-    layers = [(shortened(name), shares[:, column[name]], colours[name]) for name in shown]
+    layers = [[column[name]] for name in shown]
+    labels, fills = [shortened(name) for name in shown], [colours[name] for name in shown]
+    hatches = [_HATCHES[lines[name]] for name in shown]
     if others:
-        layers.append(
-            (f"{_OTHERS} ({len(others)})", shares[:, [column[name] for name in others]].sum(axis=1), LIGHT_GREY)
-        )
-    labels, heights, fills = zip(*layers, strict=True)
-    axes.stackplot(x, np.array(heights), labels=labels, colors=fills, linewidth=0)
+        layers.append([column[name] for name in others])
+        labels, fills = [*labels, f"{_OTHERS} ({len(others)})"], [*fills, LIGHT_GREY]
+        hatches.append("")
+    heights = np.array([shares[:, columns].sum(axis=1) for columns in layers])
+    for area, hatch in zip(axes.stackplot(x, heights, labels=labels, colors=fills), hatches, strict=True):
+        area.set(hatch=hatch, edgecolor="white", linewidth=0)
+    return layers
 
 
 def _finish_stack(axes: Axes, first: float, last: float) -> None:

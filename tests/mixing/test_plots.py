@@ -21,6 +21,7 @@ from mixlake.mixing.plots import (
     plot_stages,
     plot_weights,
 )
+from mixlake.mixing.quotas import SCALE
 
 CURRICULUM = {
     "stages": {
@@ -115,6 +116,21 @@ def test_shares_are_those_of_the_chunks_or_of_the_steps(run: Run) -> None:
         assert axes.get_xlim() == (0, stop), "from the first to the end of the last"
     with pytest.raises(ConfigError, match="over is 'time'; expected chunks, units or steps"):
         plot_shares(run, over="time")
+
+
+def test_weights_in_force_are_drawn_at_the_layers_that_they_are_of(
+    catalog: Catalog, make_mixture: Callable[..., Mixture]
+) -> None:
+    mixture = make_mixture(*((f"row % 14 = {k}", 1 + k % 3, "repeat") for k in range(14)))
+    run = Run.start(catalog, "many", mixture, chunk_size=600, length={"chunks": 2})
+    run.schedule(2)
+    axes = axes_of(plot_shares(run))
+    shown = [label for label in legend(axes) if label.startswith("c")][::-1]
+    weights = dict(zip(run.components, np.array(run.shares(1)) / SCALE, strict=True))
+    drawn_at = [line.get_ydata()[0] for line in axes.lines if len(line.get_ydata())]
+    assert len(shown) == 10
+    assert np.allclose(drawn_at, np.cumsum([weights[name] for name in shown]))
+    assert len({(tuple(area.get_facecolor()[0]), area.get_hatch()) for area in axes.collections}) == 11
 
 
 def test_weights_change_where_their_versions_begin_each_with_its_cause(run: Run) -> None:
