@@ -37,6 +37,17 @@ _COMMANDS = """\
 Every command is a Hydra config, whose keys `key=value` overrides; `mixlake COMMAND --help` prints what is on this page,
 with the groups of your own.
 """
+_PURPOSES = {
+    "adapt": "How weights follow the losses of training, and how often; `adapt=null` is not at all",
+    "adapt/short": "Laid over a policy for short runs: `+adapt/short@adapt=ado` behind `adapt=ado`",
+    "curriculum": "Stages over the run's time; `curriculum=null` is one mixture throughout",
+    "dataset": "Text and properties of well-known collections; single ones given beside it override these",
+    "experiment": "Several of the other groups and settings together",
+    "fit": "The law that is fitted to the losses of experiments",
+    "mixture": "What is trained on: components and their weights, and the rules for mixing them",
+    "scale": "Chunk size and lanes, for how much is trained at once",
+    "shuffle": "How far samples are mixed; `shuffle=null` is what the mixture says",
+}
 _MODULES = """\
 Imports run one way, from the last of these folders to the first. `catalog/` is `mixlake.catalog`, and so on.
 """
@@ -103,14 +114,9 @@ def _first_sentence(docstring: str) -> str:
 
 
 def _purpose(name: str) -> str:
-    """Return what commands say about a group, and which do."""
-    users = {command: group for command in COMMANDS for group in command_groups(command) if group.name == name}
-    if not users:
-        above, _, option = name.partition("/")
-        return f"Laid over a choice of `{above}`: `+{above}/{option}@{above}=NAME` behind `{above}=NAME`."
-    comment = next((group.comment for group in users.values() if group.comment), "")
-    commands = ", ".join(f"`{command}`" for command in users)
-    return f"{comment[:1].upper()}{comment[1:]}{'. ' if comment else ''}For the commands {commands}."
+    """Return what a group decides, and which commands compose it."""
+    users = [f"`{command}`" for command in COMMANDS if any(group.name == name for group in command_groups(command))]
+    return f"{_PURPOSES[name]}.{' Used by ' if users else ''}{', '.join(users)}{'.' if users else ''}"
 
 
 def _split(text: str) -> tuple[str, str]:
