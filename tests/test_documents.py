@@ -25,7 +25,7 @@ FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 FILE = re.compile(r"# ([\w./-]+\.\w+)\n")
 COMMAND = re.compile(r"^\$ ((?:.*\\\n)*.*)\n((?:(?!\$ ).*\n)*)", re.M)
 PRELUDE = """
-import pathlib, subprocess, sys
+import pathlib, re, subprocess, sys
 
 def _step(number):
     print(f"\\x1e{number}", flush=True)
@@ -35,8 +35,9 @@ def _write(path, text):
     pathlib.Path(path).write_text(text, encoding="utf-8")
 
 def _call(command):
-    sys.stdout.flush()
-    done = subprocess.run(["bash", "-c", command], stderr=subprocess.STDOUT)
+    done = subprocess.run(["bash", "-c", command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8")
+    is_progress = r"^\\w+ \\S+: [0-9,]+ of [0-9,]+ \\w+\\n"  # on slow machines
+    sys.stdout.write(re.sub(is_progress, "", done.stdout, flags=re.M))
     if done.returncode:
         sys.exit(f"{command}: exit code {done.returncode}")
 """
