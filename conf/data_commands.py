@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from mixlake.catalog import Catalog, Proposals, propose_properties, tokenize
 from mixlake.catalog.tables import ColumnRow, describe_columns, describe_tables
 from mixlake.conf.composed import open_catalog, plain, read_properties, read_source, read_tokenizer
-from mixlake.conf.display import Answer, ProgressDisplay, Rows
+from mixlake.conf.display import Answer, ProgressDisplay, Rows, counted
 
 
 def register(config: DictConfig) -> Answer:
@@ -34,11 +34,12 @@ def register(config: DictConfig) -> Answer:
     dataset = catalog.dataset(config.name)
     num_skipped = catalog.sql(f"SELECT file_id FROM skipped WHERE dataset = '{dataset.name}'").count()
     lines = [
-        f"{dataset.name}: {dataset.num_samples:,} samples in {dataset.num_files:,} files, "
+        f"{dataset.name}: {counted(dataset.num_samples, 'sample')} in {counted(dataset.num_files, 'file')}, "
         f"{dataset.num_bytes:,} bytes; datasets@{version}"
     ]
     if num_skipped:
-        lines.append(f"{num_skipped:,} records or files were left out: SELECT * FROM skipped tells which, and why")
+        left_out = counted(num_skipped, "record or file", "records or files")
+        lines.append(f"left out: {left_out}; SELECT * FROM skipped tells which, and why")
     counts = {"num_samples": dataset.num_samples, "num_files": dataset.num_files, "num_bytes": dataset.num_bytes}
     done = {"dataset": dataset.name, "version": version, **counts, "num_skipped": num_skipped, "proposed": proposed}
     return Answer.of_report(done, "\n".join([*([] if proposed is None else [str(proposed)]), *lines]))
@@ -121,7 +122,7 @@ def tokenize_dataset(config: DictConfig) -> Answer:
     num_tokens, num_samples = counts[0]["n"] or 0, catalog.dataset(config.into).num_samples
     return Answer.of_report(
         {"dataset": config.into, "version": version, "num_samples": num_samples, "num_tokens": num_tokens},
-        f"{config.into}: {num_tokens:,} tokens of {num_samples:,} samples; datasets@{version}",
+        f"{config.into}: {counted(num_tokens, 'token')} of {counted(num_samples, 'sample')}; datasets@{version}",
     )
 
 

@@ -76,6 +76,15 @@ def make_console(*, stderr: bool = False) -> Console:
     return Console(highlight=False, stderr=stderr, width=None if stream.isatty() else 120)
 
 
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """Return how many there are of something.
+
+    >>> counted(1, "file"), counted(1200, "file")
+    ('1 file', '1,200 files')
+    """
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
 def print_rows(console: Console, rows: Sequence[Mapping[str, Any]], names: Sequence[str], title: str = "") -> None:
     """Print rows as a table with the columns ``names``."""
     console.print(Rows(rows, names, title))

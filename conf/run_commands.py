@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from mixlake.catalog import Catalog, ConfigError
 from mixlake.conf.composed import open_catalog, plain, read_mixture, read_settings
-from mixlake.conf.display import Answer, ProgressDisplay
+from mixlake.conf.display import Answer, ProgressDisplay, counted
 from mixlake.conf.plotting import write_plots
 from mixlake.conf.replay import replay_answer
 from mixlake.conf.weights_table import weights_table
@@ -89,7 +89,7 @@ def schedule_run(config: DictConfig) -> Answer:
     last, _, is_ended, _ = run.chunks.last()
     return Answer.of_report(
         {"run": run.name, "num_chunks": num, "last_chunk": last, "is_ended": is_ended},
-        f"{num:,} chunks; the last one is {last:,}{', which ends the run' if is_ended else ''}",
+        f"{counted(num, 'chunk')}; the last one is {last:,}{', which ends the run' if is_ended else ''}",
     )
 
 
@@ -105,7 +105,7 @@ def adapt_run(config: DictConfig) -> Answer:
         num = adapter.follow(progress=progress) if config.follow else adapter.catch_up()
     return Answer.of_report(
         {"run": run.name, "num_steps": num, "last_step": adapter.last_step},
-        f"{num:,} steps taken in; the last one is {adapter.last_step:,}",
+        f"{counted(num, 'step')} taken in; the last one is {adapter.last_step:,}",
     )
 
 

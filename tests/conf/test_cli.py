@@ -102,8 +102,8 @@ def test_what_cannot_be_read_is_left_out_on_request_and_counted(call: Call, fold
     refused = call("register", "lake=torn-lake", "name=torn", "uri=torn.jsonl", code=2)
     assert "torn.jsonl, line 2: not JSON" in refused
     out = call("register", "lake=torn-lake", "name=torn", "uri=torn.jsonl", "on_error=skip")
-    assert "torn: 1 samples in 1 files" in out
-    assert "1 records or files were left out" in out
+    assert "torn: 1 sample in 1 file," in out
+    assert "left out: 1 record or file; SELECT" in out
     assert "line 2" in call("sql", "lake=torn-lake", "SELECT place, reason FROM skipped")
     (folder / "torn.jsonl").unlink()
 
