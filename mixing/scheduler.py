@@ -224,6 +224,7 @@ class Scheduler:
         for index, stream in enumerate(streams):
             if stream.counts_samples:
                 stream.take(counts_LK[index], lane_K)
+            stream.settle()
             takes += [(index, take) for take in stream.takes]
         lengths = [len(take.order) for _, take in takes]
         order = np.concatenate([np.empty(0, np.int64), *(take.order + firsts[index] for index, take in takes)])

@@ -20,6 +20,8 @@ from mixlake.mixing.program import Leaf, Program
 from mixlake.mixing.queues import Queues
 
 ENDLESS = 1 << 62
+_CHUNKS_AHEAD = 8
+"""Of a lane, whose samples' sizes are looked up at once."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,7 +130,13 @@ class Stream:
         ratio = 1.0 if source.ratio is None else source.ratio
         self.mean_units = max(1.0, ratio * int(plan.num_units_C[source.cells].sum())) / max(1, int(sizes.sum()))
         self._num_taken = 0
-        self._lane, self._num_here, self._units = 0, 0, np.empty(0, np.int64)
+        self._lane, self._num_here = 0, 0
+        self._waiting: list[tuple[int, int]] = []
+        """Samples of chunks, and their lanes, that are counted and not yet taken."""
+        self._units: dict[int, IntArray] = {}
+        """By lane, the units of its next samples, as many as are known."""
+        self._is_lending = False
+        """Whether the chunk needs more samples than its lane owns, and so changes what other lanes get."""
 
     def _num_left(self, sizes: IntArray) -> int:
         """Return how many samples it can still draw; ``ENDLESS`` where that has no end."""
@@ -142,17 +150,30 @@ class Stream:
     def enter(self, lane: int) -> None:
         """Go on with a chunk of a lane."""
         if self._num_here:
-            self.take(np.array([self._num_here]), np.array([self._lane]))
-        self._lane, self._num_here, self._units = lane, 0, np.empty(0, np.int64)
+            self._waiting.append((self._num_here, self._lane))
+            self._units[self._lane] = self._units[self._lane][self._num_here :]
+            if self._is_lending:
+                self.settle()
+        self._lane, self._num_here = lane, 0
+
+    def settle(self) -> None:
+        """Take what chunks that are left behind have counted: of many together, as that takes as long as of one."""
+        if self._waiting:
+            num_K, lane_K = np.array(self._waiting, np.int64).T
+            self.take(num_K, lane_K)
+            self._waiting = []
+        if self._is_lending:
+            self._units, self._is_lending = {}, False
 
     def units(self, num: int) -> IntArray:
         """Return the units of the next samples: ``num`` of them or, if it has fewer, all."""
         num = min(num, self.num_left)
         if self.counts_samples:
             return np.ones(num, np.int64)
-        if self._num_here + num > len(self._units):
-            self._units = self._look_ahead(self._num_here + num)
-        return self._units[self._num_here : self._num_here + num]
+        stop = self._num_here + num
+        if self._lane not in self._units or stop > len(self._units[self._lane]):
+            self._look_ahead(stop)
+        return self._units[self._lane][self._num_here : stop]
 
     def advance(self, num: int) -> None:
         """Count the next ``num`` samples as the chunk's."""
@@ -167,7 +188,7 @@ class Stream:
             queues = self._cell_rows.queues(self.source.cells[members], int(self.passes[members[0]]))
             taken = self.taken[members]
             given_KQ = lend(num_K, lane_K, (queues.sizes_CQ - taken).sum(axis=0))
-            counts, order = _pick(queues.sizes_CQ, taken, given_KQ)
+            counts, order = pick(queues.sizes_CQ, taken, given_KQ, lane_K)
             lane, cell = np.nonzero(counts.T)
             self.takes.append(
                 Take(
@@ -186,13 +207,20 @@ class Stream:
             self.taken[members] = 0 if is_through else taken
             self.passes[members] += is_through
 
-    def _look_ahead(self, num: int) -> IntArray:
+    def _look_ahead(self, num: int) -> None:
+        """Find the units of the lane's next samples, for some chunks to come if it owns as many."""
+        self.settle()
+        members, lane = self._level(), self._lane
+        queues = self._cell_rows.queues(self.source.cells[members], int(self.passes[members[0]])) if num else None
+        left = 0 if queues is None else int((queues.sizes_CQ[:, lane] - self.taken[members, lane]).sum())
+        self._is_lending = num > left
+        num = max(num, min(left, num * _CHUNKS_AHEAD))
         ahead = self._copy()
-        ahead.take(np.array([num]), np.array([self._lane]))
+        ahead.take(np.array([num]), np.array([lane]))
         units = np.empty(num, np.int64)
         for take in ahead.takes:
             units[take.order] = self.source.charged(take.rows().units)
-        return units
+        self._units[lane] = units
 
     def _copy(self) -> Self:
         other = copy.copy(self)
@@ -238,10 +266,15 @@ def lend(num_K: IntArray, lane_K: IntArray, left_Q: IntArray) -> IntArray:
     return given_KQ
 
 
-def _pick(sizes_CQ: IntArray, taken_CQ: IntArray, given_KQ: IntArray) -> tuple[IntArray, IntArray]:
-    """Return how many samples are taken from each queue, and which they are, lane by lane and cell by cell."""
+def pick(sizes_CQ: IntArray, taken_CQ: IntArray, given_KQ: IntArray, lane_K: IntArray) -> tuple[IntArray, IntArray]:
+    """Return how many samples are taken from each queue, and which they are, lane by lane and cell by cell.
+
+    A chunk's samples are those of its own lane, then those of the lanes after it: of whatever it takes, a part comes
+    first that does not depend on how much it takes.
+    """
     num_cells, lanes = sizes_CQ.shape
-    lane = np.repeat(np.tile(np.arange(lanes), len(given_KQ)), given_KQ.ravel())
+    lane_KQ = (lane_K[:, None] + np.arange(lanes)) % lanes
+    lane = np.repeat(lane_KQ.ravel(), np.take_along_axis(given_KQ, lane_KQ, axis=1).ravel())
     by_lane = np.argsort(lane.astype(np.int16), kind="stable") if lanes > 1 else np.arange(len(lane))
     num_Q = given_KQ.sum(axis=0)
     if num_cells == 1:

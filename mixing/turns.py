@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -181,11 +182,15 @@ def _first_leave(streams: Sequence[Stream], component: IntArray) -> int:
 def _num_ahead(streams: Sequence[Stream], shares: Sequence[int], credits: Sequence[int], num: int) -> list[int]:
     """Return how many samples each component is about to take while all of them take ``num``.
 
-    Exactly enough where every sample counts one; else, from the mean sizes, about as many.
+    Exactly enough where every sample counts one; else, from the mean sizes, as many as hardly ever are too few.
     """
     means = [stream.mean_units for stream in streams]
     units = num / sum(share / SCALE / mean for share, mean in zip(shares, means, strict=True))
-    return [
+    numbers = [
         int((max(0, share * units + credit) / SCALE) / mean) + 2
         for share, credit, mean in zip(shares, credits, means, strict=True)
+    ]
+    return [
+        number if stream.counts_samples else number + 2 * math.isqrt(number)
+        for number, stream in zip(numbers, streams, strict=True)
     ]

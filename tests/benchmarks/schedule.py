@@ -40,9 +40,14 @@ def main() -> None:
         alone(generate, f"{folder}/runs", False)
         few = best_rate(f"{folder}/interleaved", five_components(), "few")
         many = best_rate(f"{folder}/interleaved", many_components(), "many")
+        by_bytes, by_tokens = (
+            best_rate(f"{folder}/interleaved", five_components(unit=unit), unit) for unit in ("bytes", "tokens")
+        )
         runs = best_rate(f"{folder}/runs", five_components(shuffle="none"), "runs")
     lines = [
         Line(what="interleaved, 5 components", ours=few / 1e6, limit=1, unit="million samples/s", at_least=True),
+        Line(what="the same, of bytes", ours=by_bytes / 1e6, limit=1, unit="million samples/s", at_least=True),
+        Line(what="the same, of tokens", ours=by_tokens / 1e6, limit=1, unit="million samples/s", at_least=True),
         Line(what="long runs, not shuffled", ours=runs / 1e6, limit=5, unit="million samples/s", at_least=True),
         Line(what="500 components, 2,000 cells: slower than 5", ours=few / many, limit=3, unit="times"),
     ]

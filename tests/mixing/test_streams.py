@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mixlake.catalog import Catalog
 from mixlake.mixing import Mixture, Run
-from mixlake.mixing.streams import lend, spread
+from mixlake.mixing.streams import lend, pick, spread
 
 NewName = Callable[[], str]
 Draws = Callable[[Run], pd.DataFrame]
@@ -225,3 +225,19 @@ def test_chunks_take_their_own_lane_first_and_all_there_is_in_the_end(
     head = lend(np.array(wanted[:cut]), lane[:cut], np.array(left)) if cut else np.zeros((0, lanes), np.int64)
     tail = lend(np.array(wanted[cut:]), lane[cut:], np.array(left) - head.sum(axis=0))
     assert np.concatenate([head, tail]).tolist() == given_KQ.tolist()
+
+
+@pytest.mark.parametrize("lane", [0, 1, 2])
+def test_what_comes_first_does_not_depend_on_how_much_a_chunk_takes(lane: int) -> None:
+    sizes_CQ, taken_CQ = np.array([[4, 9, 3], [1, 2, 6]]), np.array([[1, 0, 1], [0, 2, 2]])
+
+    def cells_and_lanes(num: int) -> list[tuple[int, int]]:
+        given_KQ = lend(np.array([num]), np.array([lane]), (sizes_CQ - taken_CQ).sum(axis=0))
+        counts_CQ, order = pick(sizes_CQ, taken_CQ, given_KQ, np.array([lane]))
+        queues = [(cell, queue) for queue in range(3) for cell in range(2) for _ in range(counts_CQ[cell, queue])]
+        return [queue for _, queue in sorted(zip(order.tolist(), queues, strict=True))]
+
+    all_of_them = cells_and_lanes(int((sizes_CQ - taken_CQ).sum()))
+    assert all(cells_and_lanes(num) == all_of_them[:num] for num in range(1, len(all_of_them)))
+    own = int((sizes_CQ - taken_CQ)[:, lane].sum())
+    assert {queue for _, queue in all_of_them[:own]} == {lane}
