@@ -15,6 +15,10 @@ from mixlake.mixing.quotas import SCALE, carried, credits_after, fair_turns, lea
 from mixlake.mixing.quotas import Turns as FairTurns
 from mixlake.mixing.streams import Stream
 
+_LEAST_SHARE = SCALE // 64
+"""Lanes do not lean where a component is rarer. It would get its samples where others have to wait, long before it is
+owed one, and leave all others behind by as much."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Turns:
@@ -50,7 +54,7 @@ def take_turns(streams: Sequence[Stream], cursor: Cursor, lanes: IntArray, chunk
     is_ended = False
     _enter(streams, lanes[0])
     for number, next_lane in enumerate(lanes[1:]):
-        lane, lean = _leaning(cursor.next_chunk + number, rows)
+        lane, lean = _leaning(cursor.next_chunk + number, rows, shares)
         turns = _take(streams, shares, credits, chunk_size, looks_ahead=False, lean=lean)
         parts.append(turns.component)
         changes += [(number * chunk_size + place, after) for place, after in turns.changes]
@@ -61,7 +65,7 @@ def take_turns(streams: Sequence[Stream], cursor: Cursor, lanes: IntArray, chunk
             rows = [carried(row, turns.shares) for row in rows]
         shares, credits, is_ended = turns.shares, turns.credits, turns.is_ended
         _enter(streams, next_lane)
-        _, next_lean = _leaning(cursor.next_chunk + number + 1, rows)
+        _, next_lean = _leaning(cursor.next_chunk + number + 1, rows, shares)
         if is_ended or (is_ended := _is_over(streams, shares, credits, next_lean)):
             break
     return Turns(
@@ -74,10 +78,11 @@ def take_turns(streams: Sequence[Stream], cursor: Cursor, lanes: IntArray, chunk
     )
 
 
-def _leaning(chunk: int, rows: Sequence[Sequence[int]]) -> tuple[int, list[int] | None]:
+def _leaning(chunk: int, rows: Sequence[Sequence[int]], shares: Sequence[int]) -> tuple[int, list[int] | None]:
     """Return the lane of a chunk, and what its turns lean towards; nothing where lanes are not told apart."""
     lane = chunk % max(len(rows), 1)
-    return lane, leaning(lane, rows) if rows else None
+    is_rare = 0 < min(filter(None, shares)) < _LEAST_SHARE
+    return lane, leaning(lane, rows) if rows and not is_rare else None
 
 
 def _take(
