@@ -49,6 +49,8 @@ _PACKAGES = {
     "grain": ["grain", "array-record"],
     "zephon": ["zephon"],
 }
+_NEEDS_ITS_OWN_TORCH = {"mosaic"}
+"""It loads torchvision's operators, made for one build of torch each. The others use Mixlake's torch."""
 _FORMATS = ("jsonl", "zst", "parquet")
 
 
@@ -170,11 +172,13 @@ def peer(name: str, folder: Path, environments: Path, workers: int, millions: fl
     python = environments / "-".join(_PACKAGES[name]) / "bin" / "python"
     if not python.exists():
         venv.create(python.parent.parent, with_pip=True)
-        site = next((python.parent.parent / "lib").glob("python*")) / "site-packages"
-        (site / "torch_of_mixlake.pth").write_text(str(Path(torch.__file__).parent.parent))  # not installed once more
-        (python.parent.parent / "constraints.txt").write_text(f"torch=={torch.__version__}\n")
-        constraints = str(python.parent.parent / "constraints.txt")
-        install = [str(python), "-m", "pip", "install", "-q", "-c", constraints, *_PACKAGES[name]]
+        install = [str(python), "-m", "pip", "install", "-q", *_PACKAGES[name]]
+        if name not in _NEEDS_ITS_OWN_TORCH:
+            site = next((python.parent.parent / "lib").glob("python*")) / "site-packages"
+            (site / "torch_of_mixlake.pth").write_text(str(Path(torch.__file__).parent.parent))
+            constraints = python.parent.parent / "constraints.txt"
+            constraints.write_text(f"torch=={torch.__version__}\n")
+            install += ["-c", str(constraints)]
         installed = subprocess.run(install, check=False, capture_output=True)
         if installed.returncode:
             shutil.rmtree(python.parent.parent)  # so that it is tried again
