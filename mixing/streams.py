@@ -170,6 +170,8 @@ class Stream:
         num = min(num, self.num_left)
         if self.counts_samples:
             return np.ones(num, np.int64)
+        if not num:  # as of a component that a stage does without: it has no cells to look at
+            return np.empty(0, np.int64)
         stop = self._num_here + num
         if self._lane not in self._units or stop > len(self._units[self._lane]):
             self._look_ahead(stop)

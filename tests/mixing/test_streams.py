@@ -56,6 +56,14 @@ def test_a_repeated_component_has_every_sample_once_in_each_pass(
         assert len(many) == 475
 
 
+def test_a_component_that_a_stage_does_without_is_not_asked_for_sizes(catalog: Catalog, new_name: NewName) -> None:
+    german, all_ = {"a": {"where": "language = 'de'", "weight": 1}}, {"b": {"where": "true", "weight": 1}}
+    mixture = {"unit": "bytes", "components": german | {"rest": {"weight": 1}}}
+    stages = {"first": {"until": {"chunks": 2}}, "then": {"mixture": {"components": all_}}}
+    run = start(catalog, new_name(), mixture, 4, curriculum={"stages": stages}, chunk_size=10)
+    assert run.chunks.last()[0] == 3
+
+
 def test_every_pass_has_another_order(catalog: Catalog, new_name: NewName, draws: Draws) -> None:
     mixture = {"components": {"all": {"where": "n < 60", "weight": 1, "on_exhausted": "repeat", "max_passes": 3}}}
     found = draws(start(catalog, new_name(), mixture, chunk_size=60))
