@@ -5,8 +5,9 @@ would be finished first. A turn never takes more than a sequence, so no componen
 from its share, whatever the lengths of documents.
 
 A component may have to wait for its next document, which lies chunks ahead. The lane looks for it when the component
-is half a sequence behind, and never more than MAX_OPEN_CHUNKS ahead: how far it looks depends on the chunks alone, not
-on who schedules them when. Where the lane has nothing more of a component, the others share what it is owed.
+is half a sequence behind, and never more than 64 chunks and 16,384 samples ahead: how far it looks depends on the
+chunks alone, not on who schedules them when. Where the lane has nothing more of a component, the others share what it
+is owed.
 
 Weights hold as soon as the lane has opened a chunk that was drawn with them, though documents of earlier chunks are
 left: what a lane keeps open for its rarest component would delay them by many times as much as it takes to draw them.
@@ -20,7 +21,8 @@ from typing import Any, Protocol
 from mixlake.loaders.documents import LaneChunks
 from mixlake.mixing.quotas import SCALE, carried, without
 
-MAX_OPEN_CHUNKS = 64
+_MAX_CHUNKS, _MAX_SAMPLES = 64, 1 << 14
+"""Of a lane that are open, whichever allows for more: where chunks are small, a rare component is many of them away."""
 
 
 class Queue(Protocol):
@@ -91,7 +93,7 @@ class Shares:
             if self.has_idle:
                 self.credits = list(carried(self.credits, self.shares))
             is_starving = len(available) < len(self._queues) and self._is_starving(available)
-            if not is_starving or self.num_open - oldest >= MAX_OPEN_CHUNKS:
+            if not is_starving or self._is_far(oldest):
                 return available
             if not self._open_another() and not self._let_go(available):
                 return available
@@ -180,6 +182,15 @@ class Shares:
             and credits[index] > min(self._limit // 2, self._limit // SCALE * (SCALE - share))
             for index, share in enumerate(shares)
         )
+
+    def _is_far(self, oldest: int) -> bool:
+        """Say if as many chunks are open as may be."""
+        num = self.num_open - oldest
+        if num < _MAX_CHUNKS:
+            return False
+        first = self._chunks.get(oldest)
+        assert first is not None
+        return num * first.chunk.num_samples >= _MAX_SAMPLES
 
     def _open_another(self) -> bool:
         if self._chunks.get(self.num_open) is None:

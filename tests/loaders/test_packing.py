@@ -210,6 +210,18 @@ def test_each_lane_keeps_to_weights_that_change(
         assert (-ahead <= (1 if packing == "concat" else 2) * length + unknown).all()
 
 
+def test_a_component_that_is_hundreds_of_small_chunks_away_keeps_to_its_share_too(make_run: Any) -> None:
+    components = {"rare": {"where": "kind = 'note'", "weight": 0.006}, "rest": {"where": "true", "weight": 0.994}}
+    run = make_run(unit="bytes", lanes=2, chunk_size=1, components=components, on_exhausted="repeat")
+    delivered, num_open = np.zeros((2, 2)), 0
+    for delivery in islice(TokenDataset(run, sequence_length=32).deliveries(), 4000):
+        lane = delivery.turn[1]
+        delivered[lane] += np.bincount(delivery.item.component_ids, minlength=2)
+        assert np.abs(delivered[lane] - delivered[lane].sum() * np.array([0.006, 0.994])).max() <= 32
+        num_open = max(num_open, delivery.place["num_open"] - min(chunk for chunk, *_ in delivery.place["queues"]))
+    assert num_open > 64
+
+
 def num_tokens_drawn(run: Run) -> np.ndarray[Any, Any]:
     """Bytes per component that the whole run draws."""
     rows = run.catalog.sql(
