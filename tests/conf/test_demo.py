@@ -66,7 +66,9 @@ def test_weights_follow_the_losses_and_what_is_delivered_follows_the_weights(fol
         "adapt.policy.interval=5",
         "adapt.interval=5",
     ]
-    sizes = ["demo.steps=120", "demo.batch_size=32", "run.chunk_size=2", "run.lanes=2", "run.name=followed"]
+    # With more lanes all documents of a rare component may fall to one of them for a while: the others open chunks
+    # ahead in search of it, and have new weights that much later.
+    sizes = ["demo.steps=120", "demo.batch_size=32", "run.chunk_size=2", "run.lanes=1", "run.name=followed"]
     output = demo(folder, *policy, *sizes)
     table = output.split("weights versions that training has seen")[1].split("mixlake weights")[0]
     rows = re.findall(r"^ +(\d+) +(declared|adapt) +(\d+)? +(\d+) +([\d.% ]+?)  +\w*", table, re.M)
@@ -76,7 +78,7 @@ def test_weights_follow_the_losses_and_what_is_delivered_follows_the_weights(fol
         assert cause == "declared" or int(decided) < int(in_force) < 120
     found = re.search(r"within (\d+) tokens of what", output)
     assert found is not None
-    assert int(found[1]) <= 2 * 64
+    assert int(found[1]) <= 64
     assert re.search(r"drawn: .*/plots/followed-weights\.png|mixlake\[plots\]", output)
 
 
