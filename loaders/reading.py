@@ -28,7 +28,7 @@ from mixlake.loaders.replacing import Replacements, Unreadable
 from mixlake.loaders.stats import Counts
 from mixlake.mixing.chunks import Chunk
 
-_MAX_GROUP_BYTES = 4 << 20
+_MAX_GROUP_BYTES = 8 << 20
 """Larger groups are not faster, and the first sample of every lane waits for a whole one."""
 _EXPANSION = 4
 """How much longer than in its file a sample is taken to be where its format does not say, until some are decoded."""
