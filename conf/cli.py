@@ -29,6 +29,8 @@ from mixlake.conf.overrides import hydra_arguments
 from mixlake.conf.schema import store_schemas
 from mixlake.mixing import Run
 
+CONFIG_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
+"""What composing a config raises, for `explain_config_error`."""
 _OPTIONAL_KEYS = {
     r"mixture(\.components\.[^.]+)+": ("where", "weight", "on_exhausted", "max_passes", "order_by", "components"),
     r"curriculum\.stages\.[^.]+": ("until", "mixture", "weights", "ramp"),
@@ -63,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _run_command(arguments[0], arguments[1:])
     except MixlakeError as error:
         _fail(str(error))
-    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+    except CONFIG_ERRORS as error:
         _fail(explain_config_error(error))
     except KeyboardInterrupt:
         sys.exit(130)

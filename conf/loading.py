@@ -7,12 +7,9 @@ from typing import Any
 
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from mixlake.catalog import ConfigError
-from mixlake.conf.cli import check_complete, explain_config_error
+from mixlake.conf.cli import CONFIG_ERRORS, check_complete, explain_config_error
 from mixlake.conf.composed import read_mixture, read_settings
 from mixlake.conf.overrides import hydra_arguments
 from mixlake.conf.schema import store_schemas
@@ -41,7 +38,7 @@ def load_config(*overrides: str, config_dir: str | Path | None = None) -> dict[s
     try:
         with initialize_config_module("mixlake.conf", version_base="1.3"):
             config = compose("run", [*given, "name=composed"])
-    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+    except CONFIG_ERRORS as error:
         raise ConfigError(explain_config_error(error)) from error
     finally:
         GlobalHydra.instance().hydra = before
