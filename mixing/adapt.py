@@ -78,8 +78,7 @@ class Adapt:
         policy = _make(self.policy, setting, "adapt.policy")
         if self.bounds == Bounds():
             return policy
-        bounds = {name: bound for name, bound in asdict(self.bounds).items() if name != "max_change"}
-        return Bounded(setting, policy=policy, **bounds)
+        return Bounded(setting, policy=policy, bounds=self.bounds)
 
 
 def _make(declaration: Mapping[str, Any], setting: Setting, path: str) -> Policy:

@@ -56,22 +56,12 @@ class Bounds:
 class Bounded:
     """A policy in bounds."""
 
-    def __init__(
-        self,
-        setting: Setting,
-        *,
-        policy: Policy,
-        floor: float = 0.0,
-        cap: float = 1.0,
-        warm_up_steps: int = 0,
-        freeze_step: int | None = None,
-    ) -> None:
-        """Wrap a policy; the numbers are those of `Bounds`. What one version may change is no matter of a step.
+    def __init__(self, setting: Setting, *, policy: Policy, bounds: Bounds) -> None:
+        """Wrap a policy. ``max_change`` is kept by what writes the versions: it bounds a version, not a step.
 
         Raises:
-            ConfigError: a number is out of range, or no shares are within the bounds.
+            ConfigError: no shares are within the bounds.
         """
-        bounds = Bounds(floor=floor, cap=cap, warm_up_steps=warm_up_steps, freeze_step=freeze_step)
         self._policy = policy
         self._bounds = bounds
         self._has_share = setting.prior > 0

@@ -12,7 +12,7 @@ from mixlake.catalog import ConfigError
 from mixlake.mixing.policies import Policy, Setting
 from mixlake.mixing.policy_average import AverageLoss
 from mixlake.mixing.policy_bandit import OnlineDataMixing
-from mixlake.mixing.policy_bounded import Bounded, nearer
+from mixlake.mixing.policy_bounded import Bounded, Bounds, nearer
 from mixlake.mixing.policy_exponentiated import ExcessLoss, ExponentiatedWeights, SkillGraph
 
 NAMES = ("web", "code", "math")
@@ -25,7 +25,7 @@ POLICIES: dict[str, Callable[[], Policy]] = {
     "scores": lambda: ExponentiatedWeights(SETTING, rate=0.1),
     "excess": lambda: ExcessLoss(SETTING, reference={"web": 2.0, "code": 1.0, "math": 3.0}),
     "skills": lambda: SkillGraph(SETTING, graph={"web": {"math": 0.5}, "code": {"code": 1.0}, "math": {"math": 1.0}}),
-    "bounded": lambda: Bounded(SETTING, policy=OnlineDataMixing(SETTING), floor=0.1, cap=0.6),
+    "bounded": lambda: Bounded(SETTING, policy=OnlineDataMixing(SETTING), bounds=Bounds(floor=0.1, cap=0.6)),
 }
 simplex = st.lists(st.floats(0, 1), min_size=2, max_size=8).filter(lambda w: sum(w) > 1e-3)
 
@@ -69,7 +69,7 @@ def test_what_has_no_declared_share_is_never_given_one() -> None:
         AverageLoss(setting),
         OnlineDataMixing(setting),
         ExponentiatedWeights(setting),
-        Bounded(setting, policy=AverageLoss(setting), floor=0.1),
+        Bounded(setting, policy=AverageLoss(setting), bounds=Bounds(floor=0.1)),
     ):
         for report in reports(20):
             weights = policy.update(*report)
@@ -169,7 +169,7 @@ def test_one_change_goes_no_further_than_allowed(old: list[float], new: list[flo
 
 
 def test_weights_hold_while_it_warms_up_and_when_they_are_frozen() -> None:
-    policy = Bounded(SETTING, policy=AverageLoss(SETTING), warm_up_steps=10, freeze_step=20)
+    policy = Bounded(SETTING, policy=AverageLoss(SETTING), bounds=Bounds(warm_up_steps=10, freeze_step=20))
     changed = [report[0] for report in reports(30) if policy.update(*report) is not None]
     assert changed == list(range(10, 20))
 
@@ -177,7 +177,7 @@ def test_weights_hold_while_it_warms_up_and_when_they_are_frozen() -> None:
 @pytest.mark.parametrize("bounds", [{"floor": 0.4}, {"cap": 0.3}, {"floor": 0.5, "cap": 0.2}])
 def test_bounds_that_nothing_can_hold_are_refused(bounds: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="floor"):
-        Bounded(SETTING, policy=AverageLoss(SETTING), **bounds)
+        Bounded(SETTING, policy=AverageLoss(SETTING), bounds=Bounds(**bounds))
 
 
 def test_a_state_of_another_policy_is_refused() -> None:
