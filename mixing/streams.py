@@ -192,16 +192,17 @@ class Stream:
             given_KQ = lend(num_K, lane_K, (queues.sizes_CQ - taken).sum(axis=0))
             counts, order = pick(queues.sizes_CQ, taken, given_KQ, lane_K)
             lane, cell = np.nonzero(counts.T)
-            self.takes.append(
-                Take(
-                    queues=queues,
-                    cell=cell,
-                    lane=lane,
-                    start=taken[cell, lane],
-                    num=counts[cell, lane],
-                    order=order + self._num_taken,
+            if len(order):  # none where other definitions have drawn all of these cells, in a level with others
+                self.takes.append(
+                    Take(
+                        queues=queues,
+                        cell=cell,
+                        lane=lane,
+                        start=taken[cell, lane],
+                        num=counts[cell, lane],
+                        order=order + self._num_taken,
+                    )
                 )
-            )
             self._num_taken += len(order)
             num_K -= given_KQ.sum(axis=1)
             taken += counts

@@ -249,3 +249,15 @@ def test_what_comes_first_does_not_depend_on_how_much_a_chunk_takes(lane: int) -
     assert all(cells_and_lanes(num) == all_of_them[:num] for num in range(1, len(all_of_them)))
     own = int((sizes_CQ - taken_CQ)[:, lane].sum())
     assert {queue for _, queue in all_of_them[:own]} == {lane}
+
+
+def test_a_component_whose_cell_an_earlier_stage_has_drawn_whole_begins_its_next_pass(
+    catalog: Catalog, new_name: NewName, draws: Draws
+) -> None:
+    few = {"where": "n % 500 = 7", "weight": 1, "on_exhausted": "repeat"}
+    stages = {"a": {"until": {"samples": 2_380}}, "b": {"mixture": {"components": {"few": few}}}}
+    everything = {"components": {"all": {"weight": 1}}, "shuffle": "none"}  # 2,007 is the last of the few
+    run = Run.start(catalog, new_name(), everything, curriculum={"stages": stages}, chunk_size=20, lanes=1)
+    run.schedule(120)
+    found = draws(run)
+    assert found[found.stage == 1].number.tolist() == [number for number in (1, 2, 3, 4) for _ in range(5)]
