@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -124,7 +123,7 @@ class ChunkBuffer:
         intervals = intervals[self._read_of_interval[intervals] < 0]
         if len(intervals):
             self._read_of_interval[intervals] = len(self._reads)
-            self._reads.append((intervals, self._reader.submit(partial(self._reader.fetch, self._chunk, intervals))))
+            self._reads.append((intervals, self._reader.begin(self._chunk, intervals)))
 
     def take(self, positions: IntArray) -> SampleGroup:
         """Return the samples at some delivery positions of one group, in that order; each can be taken once.

@@ -201,18 +201,23 @@ class Lanes(Generic[Item]):
 
     def _take_turns(self, numbers: Sequence[int], supply: Supply) -> Iterator[Delivery[Item]]:
         lanes = self._open(numbers, supply)
+        reader = self._reader
+        assert reader is not None
         begun = {lane: int(self._states()[lane]["num_items"]) for lane in lanes}
         number = min(begun.values(), default=0)
-        while lanes:
-            for lane in list(lanes):
-                if begun[lane] > number:
-                    continue
-                following = next(lanes[lane], None)
-                if following is None:
-                    del lanes[lane]
-                else:
-                    yield Delivery((number, lane), *following)
-            number += 1
+        try:
+            while lanes:
+                for lane in list(lanes):
+                    if begun[lane] > number:
+                        continue
+                    following = next(lanes[lane], None)
+                    if following is None:
+                        del lanes[lane]
+                    else:
+                        yield Delivery((number, lane), *following)
+                number += 1
+        finally:
+            reader.close()
 
     def weights_version(self, items: Sequence[Item]) -> int | None:  # noqa: ARG002
         """Return the newest weights that items were drawn with; None where they do not say."""

@@ -109,14 +109,21 @@ class SampleReader:
         self._num_bytes = self._num_samples = 0
         self._threads: ThreadPoolExecutor | None = None
 
-    def submit(self, read: Callable[[], Any]) -> Future[Any]:
-        """Have something done by one of the reading threads."""
+    def begin(self, chunk: Chunk, wanted: IntArray) -> Future[Callable[[], Read]]:
+        """Have some intervals fetched by one of the reading threads, as `fetch` does."""
+        self._count(chunk, wanted)
         if self._threads is None:
             self._threads = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="mixlake-read")
-        return self._threads.submit(read)
+        return self._threads.submit(self.fetch, chunk, wanted)
+
+    def close(self) -> None:
+        """Let the reading threads end: what they have not begun is not read any more."""
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)  # storage may take its time
+            self._threads = None
 
     def counts(self) -> Counts:
-        """Return what has been read so far."""
+        """Return what has been read so far, or is being read: how far threads have come with it decides nothing."""
         return Counts(
             num_bytes=self._num_bytes,
             num_samples=self._num_samples,
@@ -158,7 +165,13 @@ class SampleReader:
         Raises:
             DataError: a file is gone, has changed, or cannot be read.
         """
+        self._count(chunk, wanted)
         return self.fetch(chunk, wanted)()
+
+    def _count(self, chunk: Chunk, wanted: IntArray) -> None:
+        num_rows = chunk.intervals.row_stop[wanted] - chunk.intervals.row_start[wanted]
+        self._num_samples += int(num_rows.sum())
+        self._num_bytes += int((self.num_bytes(chunk)[wanted] * num_rows).sum())
 
     def fetch(self, chunk: Chunk, wanted: IntArray) -> Callable[[], Read]:
         """Read some intervals, in a thread or not; return what gives contents and fields of their rows, in their order.
@@ -170,9 +183,6 @@ class SampleReader:
         num_rows = intervals.row_stop[wanted] - intervals.row_start[wanted]
         first = np.cumsum(num_rows) - num_rows
         total = int(num_rows.sum())
-        with self._lock:
-            self._num_samples += total
-            self._num_bytes += int((self.num_bytes(chunk)[wanted] * num_rows).sum())
         registrations, file_ids = intervals.registration[wanted], intervals.file_id[wanted]
         order = np.lexsort((intervals.row_start[wanted], file_ids, registrations))
         is_new = np.diff(registrations[order], prepend=-1) != 0

@@ -2,6 +2,8 @@
 
 import json
 import os
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -80,3 +82,18 @@ def test_samples_are_as_long_as_they_are_when_decoded(tmp_path: Path, write: Any
     assert (abs(reader.held_bytes(chunk) - 20_000) < 3000).all()
     if write is pq.write_table:
         assert (abs(first - 20_000) < 200).all()
+
+
+def reading_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("mixlake-read")]
+
+
+def test_a_loader_that_is_left_in_the_middle_leaves_no_thread_behind(pages: Path) -> None:
+    samples: Any = iter(SampleDataset(start(pages)))
+    next(samples)
+    assert reading_threads()
+    samples.close()
+    deadline = time.monotonic() + 10
+    while reading_threads():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
