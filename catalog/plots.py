@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from mixlake.catalog.catalog import Catalog
-from mixlake.catalog.errors import QueryError, listed, nearest
+from mixlake.catalog.errors import QueryError
 from mixlake.catalog.figures import (
     COLOURS,
     GREY,
@@ -30,7 +30,7 @@ from mixlake.catalog.figures import (
     share_axis,
     shortened,
 )
-from mixlake.catalog.sql import check_predicate
+from mixlake.catalog.sql import check_predicate, unknown_property
 
 FloatArray = npt.NDArray[np.float64]
 _MOST_VALUES = 20
@@ -230,7 +230,7 @@ def _check_column(catalog: Catalog, name: str) -> None:
     names = catalog.samples().schema().names
     if name not in names:
         where = f"samples@{catalog.version}"
-        raise QueryError(f"unknown property {name!r}; {where} has: {listed(names, 30)}.{nearest(name, names)}")
+        raise QueryError(unknown_property(name, names, where))
 
 
 def _type(catalog: Catalog, name: str) -> pa.DataType:

@@ -73,7 +73,9 @@ def check_predicate(frame: DataFrame, predicate: str, what: str, where: str) -> 
         kind = answers.schema().field(0).type
         answers.collect()  # types are compared, and aggregates refused, only when a plan is made to run
     except Exception as error:  # datafusion raises bare Exception for SQL that does not parse
-        raise QueryError(f"{what}: {_explain(error, where, columns.names)} in: {predicate.strip()}") from error
+        unknown = _UNKNOWN_FIELD.search(str(error))
+        hint = " Text is written in single quotes," if unknown and f'"{unknown[1].strip(chr(34))}"' in predicate else ""
+        raise QueryError(f"{what}: {_explain(error, where, columns.names)}{hint} in: {predicate.strip()}") from error
     if not pa.types.is_boolean(kind):
         raise QueryError(f"{what}: {predicate.strip()!r} is {kind}, expected true or false for each sample")
 
@@ -93,6 +95,21 @@ def refuse_impure(expression: str, what: str) -> None:
         raise QueryError(f"{what}: OVER looks at other samples; expected an expression over one sample")
 
 
+def unknown_property(name: str, names: Iterable[str], where: str) -> str:
+    """Return what is wrong with the name of a property, and the columns that samples have: properties come first.
+
+    >>> unknown_property("langage", ["row", "language"], "samples@2")
+    "unknown property 'langage'; samples@2 has: language, row. Did you mean 'language'?"
+    """
+    known = properties_first(names)
+    return f"unknown property {name!r}; {where} has: {listed(known)}.{nearest(name, known)}"
+
+
+def properties_first(names: Iterable[str]) -> list[str]:
+    """Return the columns of samples in the order in which a message lists them."""
+    return sorted(names, key=lambda name: name in schema.RESERVED_COLUMNS)
+
+
 def _masked(ignored: re.Match[str]) -> str:
     """Return a blank for a string or comment; a quoted name stays, as one word."""
     return " " if ignored["name"] is None else '"' + re.sub(r"\W", "_", ignored["name"]) + '"'
@@ -110,9 +127,10 @@ def _explain(error: BaseException, where: str, names: Iterable[str] = ()) -> str
     unknown = _UNKNOWN_FIELD.search(str(error))
     if unknown:
         name = unknown[1].split(".")[-1].strip('"')
-        known = list(names) or _valid_fields(str(error))
-        what = "property" if names else "column"
-        return f"unknown {what} {name!r}; {where} has: {listed(known)}.{nearest(name, known)}"
+        if names:
+            return unknown_property(name, names, where)
+        known = _valid_fields(str(error))
+        return f"unknown column {name!r}; {where} has: {listed(known)}.{nearest(name, known)}"
     inner = _UNKNOWN_INNER.search(str(error))
     if inner:
         known = list(dict.fromkeys(f.name for t in schema.TABLES.values() for c in t.described for f in c.inner))

@@ -12,37 +12,25 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from mixlake.catalog import Catalog, ConfigError, MixlakeError
 from mixlake.catalog.errors import listed, nearest
 from mixlake.conf.commands import COMMANDS, Command
 from mixlake.conf.completion import completion_script
 from mixlake.conf.composed import write_declaration
+from mixlake.conf.config_errors import CONFIG_ERRORS, compose_with, explain_config_error
 from mixlake.conf.display import make_console, print_answer
 from mixlake.conf.help import command_help, overview
 from mixlake.conf.overrides import hydra_arguments
 from mixlake.conf.schema import store_schemas
 from mixlake.mixing import Run
 
-CONFIG_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
-"""What composing a config raises, for `explain_config_error`."""
-_OPTIONAL_KEYS = {
-    r"mixture(\.components\.[^.]+)+": ("where", "weight", "on_exhausted", "max_passes", "order_by", "components"),
-    r"curriculum\.stages\.[^.]+": ("until", "mixture", "weights", "ramp"),
-    r"curriculum\.stages\.[^.]+\.ramp": ("over", "shape", "changes"),
-}
-"""By path, keys that a config may leave out, for hints."""
 _GROUPS = ("mixture", "curriculum", "adapt", "shuffle", "scale", "experiment", "dataset")
 _ESTIMATE = ("tokens_per_byte", "tokenizer")
 _DECISIVE = ("seed", "chunk_size", "lanes", "length", "step", *_ESTIMATE)
 _OUTPUTS = ("text", "json")
-_NOT_CHOSEN = re.compile(r"You must specify '(\w+)'")
-_NO_KEY = re.compile(r"Could not override ('[^']+')")
 _QUIET = {
     "hydra/job_logging": "none",
     "hydra/hydra_logging": "none",
@@ -147,8 +135,13 @@ def _compose_and_run(name: str, command: Command, flags: list[str], overrides: l
 
     # Errors come to us as they are: we print them, not Hydra.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    sys.argv = [f"mixlake {name}", *flags, *overrides]
-    hydra.main(version_base="1.3", config_path="pkg://mixlake.conf", config_name=name)(task)()
+    run = hydra.main(version_base="1.3", config_path="pkg://mixlake.conf", config_name=name)(task)
+
+    def compose(given: list[str]) -> None:
+        sys.argv = [f"mixlake {name}", *flags, *given]
+        run()
+
+    compose_with(compose, overrides)
 
 
 def _swept_name(name: str, asked: Set[str]) -> str:
@@ -171,38 +164,6 @@ def check_complete(name: str, config: DictConfig) -> None:
     missing = sorted(map(str, OmegaConf.missing_keys(config)))
     if missing:
         raise ConfigError(f"mixlake {name} needs {listed(f'{key}=…' for key in missing)}; see mixlake {name} --help")
-
-
-def explain_config_error(error: BaseException) -> str:
-    """Return what is wrong with a config in one paragraph: the message and its cause, without Hydra's decoration."""
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
-        group, _, option = error.missing_cfg_file.strip("/").rpartition("/")
-        return (
-            f"there is no {group} {option!r}; there are: {listed(error.options, 30)}.{nearest(option, error.options)}"
-        )
-    if isinstance(error, ConfigCompositionException) and (missing := _NOT_CHOSEN.match(str(error))):
-        options = str(error).partition("Available options:")[2].split()
-        return f"choose a {missing[1]}, {missing[1]}=NAME; there are: {listed(options, 30)}."
-    causes = [error]
-    while causes[-1].__cause__ is not None:
-        causes.append(causes[-1].__cause__)
-    hint = next((found for cause in reversed(causes) if (found := _nearest_key(cause))), "")
-    lines = [line.strip() for cause in causes for line in str(cause).splitlines() if line.strip()]
-    unknown = next(filter(None, map(_NO_KEY.match, lines)), None)
-    if unknown and hint:
-        return f"there is no key {unknown[1]}{hint.replace('. There', '; there', 1)}"
-    useful = [line for line in dict.fromkeys(lines) if not line.startswith(("object_type=", "full_key:", "See "))]
-    return re.sub(r":\. ", ": ", ". ".join(line.rstrip(".") for line in useful)) + hint
-
-
-def _nearest_key(error: BaseException) -> str:
-    """Return the keys there are where one was not, and the nearest of them."""
-    parent, key = getattr(error, "parent_node", None), getattr(error, "key", None)
-    if not isinstance(parent, DictConfig) or parent._is_none() or key is None or key in parent:
-        return ""
-    above, keys = str(parent._get_full_key(None)), [str(known) for known in parent if known != "hydra"]
-    keys += [k for path, more in _OPTIONAL_KEYS.items() if re.fullmatch(path, above) for k in more if k not in keys]
-    return f". There are: {listed(keys)}.{nearest(str(key), keys)}"
 
 
 def _fail(message: str) -> None:

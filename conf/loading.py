@@ -9,10 +9,12 @@ from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 
 from mixlake.catalog import ConfigError
-from mixlake.conf.cli import CONFIG_ERRORS, check_complete, explain_config_error
+from mixlake.conf.cli import check_complete
 from mixlake.conf.composed import read_mixture, read_settings
+from mixlake.conf.config_errors import CONFIG_ERRORS, compose_with, explain_config_error
 from mixlake.conf.overrides import hydra_arguments
 from mixlake.conf.schema import store_schemas
+from mixlake.mixing import Curriculum
 
 
 def load_config(*overrides: str, config_dir: str | Path | None = None) -> dict[str, Any]:
@@ -37,11 +39,14 @@ def load_config(*overrides: str, config_dir: str | Path | None = None) -> dict[s
     GlobalHydra.instance().clear()  # a notebook may have one of its own
     try:
         with initialize_config_module("mixlake.conf", version_base="1.3"):
-            config = compose("run", [*given, "name=composed"])
+            config = compose_with(lambda wanted: compose("run", wanted), [*given, "name=composed"])
+        check_complete("run", config)
+        settings = {key: value for key, value in read_settings(config).items() if value is not None}
     except CONFIG_ERRORS as error:
         raise ConfigError(explain_config_error(error)) from error
     finally:
         GlobalHydra.instance().hydra = before
-    check_complete("run", config)
-    settings = {key: value for key, value in read_settings(config).items() if value is not None}
-    return {"mixture": read_mixture(config), **settings}
+    mixture = read_mixture(config)
+    if "curriculum" in settings:
+        settings["curriculum"] = Curriculum.from_dict(settings["curriculum"], mixture)
+    return {"mixture": mixture, **settings}

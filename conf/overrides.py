@@ -9,6 +9,8 @@ from dataclasses import fields
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
+from mixlake.catalog import ConfigError
+from mixlake.catalog.errors import listed, nearest
 from mixlake.conf.schema import SCHEMAS
 
 _OVERRIDE = re.compile(r"[+~]{0,2}([A-Za-z_]\w*)[\w./@:-]*=", re.ASCII)
@@ -24,6 +26,19 @@ _FLAGS_WITH_VALUE = (
     "--package",
     "-p",
 )
+_FLAGS = (
+    *_FLAGS_WITH_VALUE,
+    "--multirun",
+    "-m",
+    "--run",
+    "-r",
+    "--resolve",
+    "--hydra-help",
+    "--version",
+    "--info",
+    "-i",
+)
+"""Of Hydra's; `--help`, `--from` and `--replay` are ours."""
 _OPEN_DICTS = (
     "properties.",
     "options.",
@@ -48,6 +63,9 @@ def hydra_arguments(name: str, positional: str | None, arguments: Sequence[str])
 
     The one argument that is neither (``mixlake sql "SELECT …"``) becomes an override, keys in a dict of the user's own
     names need no ``+``, and SQL needs no quotes but the shell's.
+
+    Raises:
+        ConfigError: a flag is unknown, or an argument is no override.
     """
     keys = {field.name for field in fields(SCHEMAS[name])} | {"hydra"}
     flags: list[str] = []
@@ -55,14 +73,26 @@ def hydra_arguments(name: str, positional: str | None, arguments: Sequence[str])
     for argument in arguments:
         match = _OVERRIDE.match(argument)
         is_override = argument.startswith("~") or (match is not None and match[1] in keys)
-        if argument.startswith("-") or (flags[-1:] and flags[-1] in _FLAGS_WITH_VALUE):
+        if flags[-1:] and flags[-1] in _FLAGS_WITH_VALUE:
             flags.append(argument)
+        elif argument.startswith("-"):
+            flags.append(_checked_flag(argument))
+        elif match is None and not argument.startswith("~") and positional is None:
+            raise ConfigError(f"{argument!r} is no override; expected key=value, with a key of: {listed(sorted(keys))}")
         elif is_override or positional is None:
             is_open = argument.startswith(_OPEN_DICTS) or _OPEN_KEYS.match(argument)
             overrides.append(("++" if is_open else "") + _with_sql_quoted(argument))
         else:
             overrides.append(f"{positional}={_quoted(argument)}")
     return flags, overrides
+
+
+def _checked_flag(argument: str) -> str:
+    flag = argument.split("=", 1)[0]
+    if flag not in _FLAGS:
+        known = sorted((*_FLAGS, "--help", "--from", "--replay"))
+        raise ConfigError(f"there is no flag {flag!r}; there are: {listed(known, 30)}.{nearest(flag, known)}")
+    return argument
 
 
 def _with_sql_quoted(override: str) -> str:

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 import pyarrow as pa
 from datafusion import DataFrame, Expr, SessionContext, column
 
-from mixlake.catalog import Catalog, ConfigError, QueryError, schema
-from mixlake.catalog.sql import first_line
+from mixlake.catalog import Catalog, ConfigError, schema
 from mixlake.mixing.consumed import Consumed
 from mixlake.mixing.index_frames import CONSUMED, index_frame, named_columns, word_expressions
+from mixlake.mixing.predicates import failures_named
 from mixlake.mixing.program import Program
 
 _PROBES = 8
@@ -39,11 +39,13 @@ def count_cells(catalog: Catalog, program: Program, consumed: Consumed | None) -
         QueryError: the filter or a predicate fails on a sample.
         ConfigError: samples lack what the unit counts.
     """
-    counts = _count_values(catalog, program, consumed)
-    if counts is None:
-        frame = index_frame(catalog, program, consumed)
-        words = [name for name in frame.schema().names if name.startswith("word_")]
-        counts = _count(frame, words, catalog, program)
+    leaves = [leaf for segment in program.segments for leaf in segment.leaves]
+    with failures_named(catalog.samples(), program.filter, leaves, f"samples@{catalog.version}"):
+        counts = _count_values(catalog, program, consumed)
+        if counts is None:
+            frame = index_frame(catalog, program, consumed)
+            words = [name for name in frame.schema().names if name.startswith("word_")]
+            counts = _count(frame, words, catalog, program)
     _check_units(counts, program, catalog.version)
     return counts
 
@@ -65,7 +67,7 @@ def _count_values(catalog: Catalog, program: Program, consumed: Consumed | None)
     answered = groups.select(*_BLOCK, *words, *_SUMS)
     names = [name for name in answered.schema().names if name not in _SUMS]
     sums = [answered.parse_sql_expr(f"{how}({name})").alias(name) for name, how in _SUMS.items()]
-    return _collect(answered.aggregate(_columns(names), sums), catalog)
+    return answered.aggregate(_columns(names), sums).to_arrow_table()
 
 
 def _probes(catalog: Catalog) -> str:
@@ -97,8 +99,8 @@ def _count(frame: DataFrame, values: Sequence[str], catalog: Catalog, program: P
     sums = [frame.parse_sql_expr(expression).alias(name) for name, expression in counted.items()]
     registrations = registrations_of(catalog)
     if len(registrations) > 1:
-        return _collect(frame.aggregate(_columns([*_BLOCK, *values]), sums), catalog)
-    counts = _collect(frame.aggregate(_columns([*_BLOCK[1:], *values]), sums), catalog)  # in two thirds of the time
+        return frame.aggregate(_columns([*_BLOCK, *values]), sums).to_arrow_table()
+    counts = frame.aggregate(_columns([*_BLOCK[1:], *values]), sums).to_arrow_table()  # in two thirds of the time
     return counts.add_column(0, _BLOCK[0], pa.array(list(registrations) * len(counts), pa.string()))
 
 
@@ -109,15 +111,6 @@ def registrations_of(catalog: Catalog) -> tuple[str, ...]:
 
 def _columns(names: Sequence[str]) -> list[Expr]:
     return [column(f'"{name}"') for name in names]
-
-
-def _collect(counts: DataFrame, catalog: Catalog) -> pa.Table:
-    try:
-        return counts.to_arrow_table()
-    except Exception as error:  # datafusion raises bare Exception for values that an expression fails on: n / 0
-        raise QueryError(
-            f"mixture: the filter or a predicate fails on samples@{catalog.version}: {first_line(error)}"
-        ) from error
 
 
 def _check_units(counts: pa.Table, program: Program, version: int) -> None:

@@ -41,8 +41,8 @@ def number(value: Any, path: str, *, least: float = 0.0, most: float = math.inf)
         hint = " (YAML reads 1e-6 as text; write 1.0e-6)" if isinstance(value, str) and "e" in value else ""
         raise ConfigError(f"{path} is {value!r}; expected a number{hint}")
     if not least <= value <= most or value == math.inf:
-        limit = "or more" if most == math.inf else f"to {most}"
-        raise ConfigError(f"{path} is {value}; expected a number from {least:g} {limit}")
+        expected = f"of {least:g} or more" if most == math.inf else f"from {least:g} to {most:g}"
+        raise ConfigError(f"{path} is {value}; expected a number {expected}")
     return float(value)
 
 

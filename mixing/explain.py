@@ -249,6 +249,11 @@ def _warnings(found: Explanation, num_samples: int) -> Iterator[str]:
     for name, number in passes.items():
         if number > _MANY_PASSES:
             yield f"{name} is seen {_rounded(number)} times; more than four passes help little (arXiv 2305.16264)"
+    last = max((index for index, stage in enumerate(found.forecast.stages) if stage.num_chunks), default=0)
+    for index, stage in enumerate(found.forecast.stages):
+        if not stage.num_chunks:
+            why = "the run ends before it" if index > last else "it ends in the chunk that the one before it ends with"
+            yield f"stage {stage.name} never comes: {why}"
     if found.forecast.is_cut_short:
         why = "its samples run out" if found.forecast.stopped_by is None else f"{found.forecast.stopped_by} runs out"
         yield f"the run ends before its length, because {why}"

@@ -19,6 +19,8 @@ from mixlake.mixing.streams import Source, find_sources
 FloatArray = npt.NDArray[np.float64]
 _NOTHING = 1e-9
 """Units: less than this is left of a component that has run out."""
+_PART_OF_CHUNK = 1e-6
+"""Less than this of a chunk is none: sums of parts are that far off."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,6 +81,8 @@ def forecast(program: Program, plan: CellPlan, chunk_size: int) -> Forecast:
     for index, segment in enumerate(program.segments):
         if state.is_over:
             break
+        if _is_skipped(state, program, index):
+            continue
         sources = found.setdefault(id(segment.leaves), find_sources(program, plan, segment.leaves))
         before = state.chunks
         given = _run_segment(state, program, plan, segment, sources, index, chunk_size)
@@ -143,7 +147,8 @@ def _run_segment(
             return given
         shares = np.asarray(shares / shares.sum(), np.float64)
         per_chunk = chunk_size / (shares[shares > 0] / means[shares > 0]).sum()
-        spans = [_units_to(limit, state, per_chunk) for limit in (*limits, *([end] if end else []))]
+        spans = [_units_to_chunk(limit, state, per_chunk) for limit in limits]
+        spans += [_units_to(end, state, per_chunk)] if end else []
         with np.errstate(divide="ignore", invalid="ignore"):
             lasts = np.where(shares > 0, left / shares, np.inf).min()
         span = min([*spans, float(lasts)])
@@ -158,13 +163,25 @@ def _run_segment(
         state.chunks += span / per_chunk
         if end is not None and _units_to(end, state, per_chunk) <= _NOTHING:
             state.is_over = True
-        if state.is_over or any(_units_to(limit, state, per_chunk) <= _NOTHING for limit in limits):
+        if state.is_over or any(_units_to_chunk(limit, state, per_chunk) <= _NOTHING for limit in limits):
             return given
 
 
 def _units_to(limit: tuple[Axis, int], state: _State, per_chunk: float) -> float:
     axis, at = limit
     return max(0.0, (at - state.chunks) * per_chunk if axis is Axis.CHUNKS else at - state.units)
+
+
+def _units_to_chunk(limit: tuple[Axis, int], state: _State, per_chunk: float) -> float:
+    """Return the units up to the end of the chunk in which a limit falls: what changes there changes between chunks."""
+    chunks = state.chunks + _units_to(limit, state, per_chunk) / per_chunk
+    return max(0.0, (math.ceil(chunks - _PART_OF_CHUNK) - state.chunks) * per_chunk)
+
+
+def _is_skipped(state: _State, program: Program, index: int) -> bool:
+    """Say whether a segment ends in the chunk in which the ones before it did."""
+    reached = state.chunks if program.axis is Axis.CHUNKS else state.units
+    return index + 1 < len(program.segments) and program.segments[index + 1].start <= reached + _NOTHING
 
 
 def _sizes(plan: CellPlan, source: Source) -> FloatArray:

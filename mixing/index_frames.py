@@ -10,6 +10,7 @@ from datafusion import DataFrame, Expr, column
 
 from mixlake.catalog import Catalog, ConfigError
 from mixlake.catalog.errors import listed, nearest
+from mixlake.catalog.sql import properties_first
 from mixlake.mixing.consumed import Consumed
 from mixlake.mixing.mixture import Unit
 from mixlake.mixing.program import Program
@@ -85,7 +86,7 @@ def check_unit_property(columns: pa.Schema, unit: Unit, name: str | None, where:
         )
         raise ConfigError(
             f"mixture.unit is {unit.value}, so every sample needs a property {name!r}; {where} has: "
-            f"{listed(columns.names)}.{nearest(name, columns.names)}{estimate}"
+            f"{listed(properties_first(columns.names))}.{nearest(name, columns.names)}{estimate}"
         )
     if not pa.types.is_integer(columns.field(name).type):
         raise ConfigError(

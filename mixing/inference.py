@@ -11,7 +11,8 @@ import pyarrow as pa
 from datafusion import DataFrame
 
 from mixlake.catalog import ConfigError
-from mixlake.catalog.errors import listed, nearest
+from mixlake.catalog.errors import listed
+from mixlake.catalog.sql import unknown_property
 from mixlake.mixing.mixture import Inference, UniMax
 from mixlake.mixing.simplex import within
 
@@ -45,8 +46,7 @@ def find_groups(samples: DataFrame, by: Sequence[str], units: str, path: str, wh
     columns = samples.schema()
     for name in by:
         if name not in columns.names:
-            known = listed(columns.names)
-            raise ConfigError(f"{path}: unknown property {name!r}; {where} has: {known}.{nearest(name, columns.names)}")
+            raise ConfigError(f"{path}: {unknown_property(name, columns.names, where)}")
     keys = [_Key.of(columns.field(name)) for name in by]
     grouped = samples.aggregate(
         [samples.parse_sql_expr(key.expression).alias(f"key_{number}") for number, key in enumerate(keys)],
@@ -54,7 +54,7 @@ def find_groups(samples: DataFrame, by: Sequence[str], units: str, path: str, wh
     ).to_arrow_table()
     if len(grouped) > _MAX_COMPONENTS:
         raise ConfigError(
-            f"{path}: {listed(by)} have {len(grouped):,} combinations of values in {where}; at most "
+            f"{path}: there are {len(grouped):,} combinations of values of {listed(by)} in {where}; at most "
             f"{_MAX_COMPONENTS:,} can be components: leave a property out, or make a coarser one"
         )
     rows = sorted(grouped.to_pylist(), key=lambda row: [_sort_key(row[f"key_{n}"]) for n in range(len(keys))])

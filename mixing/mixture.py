@@ -44,6 +44,10 @@ class Kind(StrEnum):
     """There is one, of everything: no proportions."""
 
 
+_KINDS = {"components": Kind.STATIC, **dict.fromkeys(("by", *_INFERENCE), Kind.INFERRED)}
+"""Keys that only mixtures of one kind have."""
+
+
 class Unit(StrEnum):
     """What the weights count."""
 
@@ -118,6 +122,9 @@ class Mixture(Shown):
         kind = declared.choice(Kind, config.get("kind", "static"), f"{path}.kind")
         needed = {Kind.STATIC: ["components"], Kind.INFERRED: ["by"], Kind.ARBITRARY: []}[kind]
         optional = [*_SETTINGS, *(_INFERENCE if kind is Kind.INFERRED else ())]
+        for key, other in _KINDS.items():
+            if key in config and kind is not other:
+                raise ConfigError(f"{path}.{key} is for kind: {other.value}, but {path}.kind is {kind.value}")
         declared.check_keys(config, path, required=needed, optional=optional)
         inference = _inference(config, path) if kind is Kind.INFERRED else None
         rules = parse_rules(config, path, _default_rules(inference))
@@ -188,6 +195,8 @@ def _inference(config: Mapping[str, Any], path: str) -> Inference:
     by = [by] if isinstance(by, str) else by
     if not isinstance(by, Sequence) or not by or not all(isinstance(name, str) and name.strip() for name in by):
         raise ConfigError(f"{path}.by: expected one property or several, got {by!r}")
+    if len(set(by)) < len(by):
+        raise ConfigError(f"{path}.by: {', '.join(by)} names a property twice")
     unimax = config.get("unimax")
     if unimax is not None:
         given = [key for key in ("temperature", "floor") if config.get(key) not in (None, 1.0, 0.0)]

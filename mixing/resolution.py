@@ -10,9 +10,9 @@ import numpy as np
 from datafusion import DataFrame
 
 from mixlake.catalog import Catalog, ConfigError
-from mixlake.catalog.errors import listed, nearest
 from mixlake.catalog.sql import check_predicate
 from mixlake.catalog.tokenizers import TokenizerSpec
+from mixlake.mixing.bands import find_bands
 from mixlake.mixing.cells import CellPlan, find_cells
 from mixlake.mixing.components import Component, OnExhausted, OrderBy, Rules
 from mixlake.mixing.consumed import Consumed
@@ -21,11 +21,9 @@ from mixlake.mixing.extents import Clock
 from mixlake.mixing.index_frames import check_unit_property
 from mixlake.mixing.inference import find_groups, inferred_shares
 from mixlake.mixing.mixture import Inference, Kind, Mixture, Unit
+from mixlake.mixing.predicates import failures_named
 from mixlake.mixing.program import Leaf, Program, Resolution, make_program, with_shares
 from mixlake.mixing.token_ratios import TokenRatios
-
-_MAX_PROBES = 200_000
-"""Samples that the bands of an ordered component are measured on."""
 
 
 def resolve(
@@ -165,23 +163,26 @@ def _resolve_mixture(
 ) -> tuple[Leaf, ...]:
     unit = mixture.unit.property_name if ratios is None else Unit.BYTES.property_name
     check_unit_property(samples.schema(), mixture.unit, unit, where)
+    unfiltered = samples
     if mixture.filter is not None:
         check_predicate(samples, mixture.filter, f"{path}.filter", where)
         samples = samples.filter(samples.parse_sql_expr(mixture.filter))
+    leaves: tuple[Leaf, ...] = ()
     if mixture.kind is Kind.STATIC:
         leaves = tuple(_static(mixture.components, path, samples, where))
-    elif mixture.kind is Kind.ARBITRARY:
-        leaves = (_leaf("all", path, 1.0, mixture.rules),)
-    else:
-        assert mixture.inference is not None
-        leaves = _inferred(samples, mixture, mixture.inference, path, where, ratios)
-    if ratios is not None:
-        ratios.of(leaves, samples)
-    orders = _orders(mixture, leaves)
-    return tuple(
-        leaf if order is None else replace(leaf, bands=_bands(samples, leaf, order, where))
-        for leaf, order in zip(leaves, orders, strict=True)
-    )
+    with failures_named(unfiltered, mixture.filter, leaves, where, path):
+        if mixture.kind is Kind.ARBITRARY:
+            leaves = (_leaf("all", path, 1.0, mixture.rules),)
+        elif mixture.kind is Kind.INFERRED:
+            assert mixture.inference is not None
+            leaves = _inferred(samples, mixture, mixture.inference, path, where, ratios)
+        if ratios is not None:
+            ratios.of(leaves, samples)
+        orders = _orders(mixture, leaves)
+        return tuple(
+            leaf if order is None else replace(leaf, bands=find_bands(samples, leaf, order, where))
+            for leaf, order in zip(leaves, orders, strict=True)
+        )
 
 
 def _static(
@@ -263,39 +264,6 @@ def _orders(mixture: Mixture, leaves: Sequence[Leaf]) -> list[OrderBy | None]:
                 yield component.rules.order_by
 
     return list(inner(mixture.components))
-
-
-def _bands(samples: DataFrame, leaf: Leaf, order: OrderBy, where: str) -> tuple[str, ...]:
-    """Return the predicates that cut a component into bands of about equal size, the first ones first.
-
-    They are measured on samples that are chosen by their address, so that they are always the same.
-    """
-    names = samples.schema().names
-    if order.property not in names:
-        raise ConfigError(
-            f"{leaf.path}.order_by: unknown property {order.property!r}; {where} has: {listed(names)}."
-            f"{nearest(order.property, names)}"
-        )
-    column = '"' + order.property.replace('"', '""') + '"'
-    conditions = [f"({p}\n)" for p in leaf.requires] + [f"(({p}\n) IS NOT TRUE)" for p in leaf.excludes]
-    mine = samples.filter(samples.parse_sql_expr(" AND ".join([*conditions, f"{column} IS NOT NULL"])))
-    every = -(-mine.count() // _MAX_PROBES)
-    if every > 1:
-        mine = mine.filter(mine.parse_sql_expr(f"(row * 2654435761 + file_id * 40503) % {every} = 0"))
-    values = np.sort(mine.select(order.property).to_arrow_table()[order.property].to_numpy())
-    if order.descending:
-        values = values[::-1]
-    sign = ">=" if order.descending else "<="
-    cuts = [values[len(values) * band // order.bands] for band in range(1, order.bands)] if len(values) else []
-    return tuple(f"{column} {sign} {_literal(cut)}" for cut in dict.fromkeys(cuts))
-
-
-def _literal(value: object) -> str:
-    if isinstance(value, (bool, np.bool_)):
-        return str(value).lower()
-    if isinstance(value, (int, float, np.number)):
-        return repr(value.item() if isinstance(value, np.number) else value)
-    return "'" + str(value).replace("'", "''") + "'"
 
 
 def _common_filter(

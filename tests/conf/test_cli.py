@@ -216,7 +216,7 @@ def test_scheduling_to_the_end_says_so(call: Call) -> None:
         (["sql", "DROP TABLE samples"], "DropTable is refused: queries only read"),
         (["datasets", "lake=nowhere"], "there is no lake at .*nowhere"),
         (["datasets", "version=9"], "datasets@9 does not exist in .*; versions are 0 to 2"),
-        (["datasets", "version=new"], "Value 'new' of type 'str' could not be converted to Integer"),
+        (["datasets", "version=new"], "version is 'new'; expected a whole number, or null"),
         (["explain"], "choose a mixture, mixture=NAME; there are: everything, inferred"),
         (["explain", *own_mixture(), "mixture.components.german.weight=-1"], r"german\.weight is -1"),
         (

@@ -184,7 +184,7 @@ def test_a_process_follows_until_the_run_ends(mixlake: Mixlake) -> None:
         (["mixture.components.german.wieght=0.4"], r"wieght.*there are: where, weight.* Did you mean 'weight'\?"),
         (["mixture.components.code.components.short.weight=much"], r"short.weight is 'much'; expected a number"),
         (["chunk_sise=4"], r"there is no key 'chunk_sise'; there are: .* Did you mean 'chunk_size'\?"),
-        (["chunk_size=many"], "Value 'many' of type 'str' could not be converted to Integer"),
+        (["chunk_size=many"], "chunk_size is 'many'; expected a whole number"),
         (["curriculum=mine", "curriculum.stages.second.weights.kode=0.6"], "kode"),
         (
             ["curriculum=mine", "curriculum.stages.first.until.chunks=null", "+curriculum.stages.first.until.epochs=3"],

@@ -30,7 +30,7 @@ def test_groups_of_ones_own_are_composed_with_overrides(folder: Path) -> None:
     [
         ("mixture=tow", r"there is no mixture 'tow'; there are: .*two.* Did you mean 'two'\?"),
         ("mixture.components.shrt.weight=2", r"shrt.* Did you mean 'short'\?"),
-        ("seed=x", "'x' of type 'str' could not be converted to Integer"),
+        ("seed=x", "seed is 'x'; expected a whole number"),
     ],
 )
 def test_what_is_wrong_is_refused_as_on_the_command_line(folder: Path, override: str, message: str) -> None:

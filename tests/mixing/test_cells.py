@@ -211,8 +211,9 @@ def test_an_empty_catalog_is_refused(tmp_path: Path, make_mixture: MakeMixture) 
         ("count(*) > 3", "c0.where: "),
         ("n < 10 AS x", "c0.where: "),
         ("n IN (SELECT n FROM samples)", "c0.where: "),
-        ("10 / (n - 5) > 1", "mixture: the filter or a predicate fails on samples@.*Divide by zero"),
-        ("CAST(language AS INT) = 1", "mixture: the filter or a predicate fails on samples@.*Cannot cast string"),
+        ("10 / (n - 5) > 1", r"mixture.components.c0: 10 / \(n - 5\) > 1 fails on samples@\d: Divide by zero"),
+        ("language = 3", "mixture.components.c0: language = 3 fails on samples@.*Cannot cast string"),
+        ('language = "de"', "unknown property 'de'; .* Text is written in single quotes, in: language"),
     ],
 )
 def test_a_wrong_predicate_is_refused(catalog: Catalog, make_mixture: MakeMixture, where: str, message: str) -> None:

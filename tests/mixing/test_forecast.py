@@ -81,3 +81,27 @@ def test_printed_a_run_with_stages_has_a_table_of_them(catalog: Catalog) -> None
     assert ["warm", "german", "33.33%", "67", "0.11"] in lines
     assert ["cold", "german", "75.00%", "150", "0.35"] in lines
     assert "The run ends after about 400 samples." in text
+
+
+def test_a_stage_that_ends_within_a_chunk_is_foretold_to_be_skipped(
+    catalog: Catalog, new_name: NewName, draws: Draws
+) -> None:
+    short = {"components": {"few": {"where": "n < 10", "weight": 1}}}
+    stages = {"a": {"until": {"bytes": 100}}, "b": {"until": {"bytes": 200}, "mixture": short}, "c": {}, "d": {}}
+    stages["c"] = {"until": {"bytes": 5_000}}
+    mixture = {"unit": "bytes", "components": {"all": {"weight": 1}}}
+    curriculum: dict[str, Any] = {"stages": stages}
+    found = explain(catalog, mixture, curriculum=curriculum, chunk_size=50)
+    assert found.warnings == ("stage b never comes: it ends in the chunk that the one before it ends with",)
+    run = Run.start(catalog, new_name(), mixture, curriculum=curriculum, chunk_size=50)
+    run.schedule(100)
+    drawn = draws(run)
+    assert [stage.num_chunks for stage in found.forecast.stages] == pytest.approx(
+        [drawn[drawn.stage == stage].chunk.nunique() for stage in range(4)], abs=1
+    )
+
+
+def test_a_stage_before_which_the_run_ends_is_told(catalog: Catalog) -> None:
+    curriculum = {"stages": {"a": {"until": {"samples": 20_000}}, "b": {}}}
+    found = explain(catalog, {"components": {"all": {"weight": 1}}}, curriculum=curriculum)
+    assert found.warnings == ("stage b never comes: the run ends before it",)
