@@ -18,10 +18,11 @@ import pyarrow.dataset as pads
 from mixlake.catalog import schema
 from mixlake.catalog.errors import LakeError, ScheduleError
 from mixlake.catalog.lake import Fence, Lake
+from mixlake.catalog.log_entries import added_since
 from mixlake.catalog.records import IntArray
 from mixlake.mixing.chunk_files import ChunkFiles, compact_chunks, file_intervals, write_chunks
 from mixlake.mixing.intervals import Intervals
-from mixlake.mixing.randomness import Purpose, permutation
+from mixlake.mixing.randomness import Purpose, permutations
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,13 +65,13 @@ def delivery(chunk: Chunk, *, seed: int, shuffled: bool) -> Delivery:
     lengths = intervals.row_stop - intervals.row_start
     interval = np.repeat(np.arange(len(lengths)), lengths)
     row = np.arange(len(interval)) + (intervals.row_start + lengths - np.cumsum(lengths))[interval]
-    samples, start = [], 0
-    for component, count in enumerate(np.bincount(chunk.component_order).tolist()):
-        inside = permutation(count, seed, Purpose.DELIVERY, chunk.number, component) if shuffled else np.arange(count)
-        samples.append(start + inside)
-        start += count
+    counts = np.bincount(chunk.component_order)
+    sample = np.arange(len(interval))  # of every slot of a component, one component after the other
+    if shuffled:
+        inside = permutations(counts.tolist(), seed, Purpose.DELIVERY, chunk.number)
+        sample = np.concatenate(inside) + np.repeat(np.cumsum(counts) - counts, counts)
     place = np.empty(len(interval), np.int64)  # of every slot, the sample that fills it
-    place[np.argsort(chunk.component_order, kind="stable")] = np.concatenate(samples)
+    place[np.argsort(chunk.component_order.astype(np.int16), kind="stable")] = sample
     return Delivery(component=chunk.component_order, interval=interval[place], row=row[place])
 
 
@@ -86,32 +87,61 @@ _COMMITS_PER_COMPACTION = 100
 class _Files(NamedTuple):
     """The files of the run: of one commit each, or of several that were joined, which are not in order.
 
-    There may be tens of thousands, and a look at the lake comes with nearly every chunk: so they are arrays.
+    There may be tens of thousands, and a look at the lake comes with nearly every chunk: so they are columns.
     """
 
+    version: int
+    """Of the table, when this was so; -1 before it was looked at."""
+    newest: int
+    """The last committed chunk; which file has it cannot be told, as joined ones are not in order."""
     first: IntArray
     """The first chunk of each file."""
     last: IntArray
-    paths: pa.ChunkedArray
+    paths: list[str]
     ends_run: bool
 
     @classmethod
-    def of(cls, actions: pa.Table) -> _Files:
-        """Return the files of a log's actions."""
+    def none(cls, first: int) -> _Files:
+        """Return that of a run whose first chunk nobody has looked for yet."""
+        return cls(-1, first - 1, np.empty(0, np.int64), np.empty(0, np.int64), [], False)
+
+    def and_those(self, version: int, actions: pa.Table) -> _Files:
+        """Return these and those that actions of the log add, up to a version."""
         if not len(actions):
-            return cls(np.empty(0, np.int64), np.empty(0, np.int64), pa.chunked_array([], pa.string()), False)
+            return self._replace(version=version)
         first, last = (actions[name].to_numpy() for name in ("min.chunk", "max.chunk"))
-        return cls(first, last, actions["path"], bool(pc.any(actions["max.is_last"]).as_py()))
+        return _Files(
+            version=version,
+            newest=max(self.newest, int(last.max())),
+            first=np.append(self.first, first),
+            last=np.append(self.last, last),
+            paths=self.paths + actions["path"].to_pylist(),
+            ends_run=self.ends_run or bool(pc.any(actions["max.is_last"]).as_py()),
+        )
 
     def overlapping(self, first: int, stop: int) -> list[str]:
         """Return the paths of those that may have some of the chunks from ``first`` to before ``stop``."""
-        return [self.paths[index].as_py() for index in np.flatnonzero((self.first < stop) & (self.last >= first))]
+        return [self.paths[index] for index in np.flatnonzero((self.first < stop) & (self.last >= first))]
 
     def holding(self, numbers: Sequence[int]) -> Iterator[tuple[str, Sequence[int]]]:
         """Yield the paths of those that may have some of some chunks, given in ascending order, and these."""
         starts, stops = np.searchsorted(numbers, self.first), np.searchsorted(numbers, self.last, side="right")
         for index in np.flatnonzero(starts < stops).tolist():
-            yield self.paths[index].as_py(), numbers[starts[index] : stops[index]]
+            yield self.paths[index], numbers[starts[index] : stops[index]]
+
+
+def _actions(run: str, added: Sequence[dict[str, Any]]) -> pa.Table:
+    """Return the actions of log entries that are of a run, by column, as a Delta handle gives them."""
+    mine = [action for action in added if action["partitionValues"][schema.RUN] == run]
+    statistics = [json.loads(action["stats"]) for action in mine]
+    return pa.table(
+        {
+            "path": pa.array([action["path"] for action in mine], pa.string()),
+            "min.chunk": pa.array([each["minValues"]["chunk"] for each in statistics], pa.int64()),
+            "max.chunk": pa.array([each["maxValues"]["chunk"] for each in statistics], pa.int64()),
+            "max.is_last": pa.array([each["maxValues"]["is_last"] for each in statistics], pa.bool_()),
+        }
+    )
 
 
 class ChunkLog:
@@ -134,11 +164,8 @@ class ChunkLog:
         self._lake = lake
         self._run = run
         self._components = {name: index for index, name in enumerate(components)}
-        self._files = _Files.of(pa.table({}))
-        self._newest = first - 1
-        """The last committed chunk; which file has it cannot be told, as joined ones are not in order."""
+        self._files = _Files.none(first)
         self._open_files = ChunkFiles(_READ_COLUMNS)
-        self._version = -1
         self._num_small = 0
 
     def append(
@@ -188,9 +215,9 @@ class ChunkLog:
             return [*theirs, *self.pick(numbers[before:])]
         if not numbers:
             return []
-        if self._newest < numbers[0]:  # looking for news costs a millisecond
+        if self._files.newest < numbers[0]:  # looking for news costs a millisecond
             self._refresh()
-        committed = numbers[: bisect.bisect_right(numbers, self._newest)]  # of a range without end
+        committed = numbers[: bisect.bisect_right(numbers, self._files.newest)]  # of a range without end
         rows = []
         for path, mine in self._files.holding(committed):
             rows += self._open_files.rows(f"{self._lake.path(schema.CHUNKS)}/{path}", mine)
@@ -203,14 +230,16 @@ class ChunkLog:
         """
         self._refresh()
         if not len(self._files.paths):
-            return self._newest, None, False, None
-        row = self._table(self._newest, self._newest + 1, ["cursor", "is_last", "created_at"]).to_pylist()[0]
-        return self._newest, json.loads(row["cursor"]), row["is_last"], row["created_at"]
+            return self._files.newest, None, False, None
+        row = self._table(self._files.newest, self._files.newest + 1, ["cursor", "is_last", "created_at"]).to_pylist()[
+            0
+        ]
+        return self._files.newest, json.loads(row["cursor"]), row["is_last"], row["created_at"]
 
     def end(self) -> tuple[int, bool]:
         """Return the last committed chunk (see `last`), and if it ends the run: the log says so, no file is opened."""
         self._refresh()
-        return self._newest, self._files.ends_run
+        return self._files.newest, self._files.ends_run
 
     def cursor_before(self, chunk: int) -> dict[str, Any] | None:
         """Return the state of the last snapshot that ends in front of a chunk, or None if there is none."""
@@ -238,19 +267,22 @@ class ChunkLog:
             yield file_intervals(f"{self._lake.path(schema.CHUNKS)}/{path}", until)
 
     def _refresh(self) -> None:
-        handle = self._lake.table(schema.CHUNKS)
-        if handle.version() == self._version:
+        known = self._files
+        news = added_since(self._lake, schema.CHUNKS, known.version) if known.version >= 0 else None
+        if news is not None:
+            version, added = news
+            if version > known.version:
+                self._files = known.and_those(version, _actions(self._run, added))
             return
+        handle = self._lake.table(schema.CHUNKS)
         actions = pa.table(handle.get_add_actions(flatten=True))
         mine = actions.filter(pc.equal(actions["partition.run"], self._run)) if len(actions) else actions
-        self._files = _Files.of(mine)
-        self._newest = int(self._files.last.max(initial=self._first - 1))
-        if self._version < 0:
+        if known.version < 0:
             self._num_small = len(mine)
-        self._version = handle.version()
+        self._files = _Files.none(self._first).and_those(handle.version(), mine)
 
     def _table(self, first: int, stop: int, columns: Sequence[str]) -> pa.Table:
-        if self._newest < first:  # looking for news costs milliseconds: only where it is due
+        if self._files.newest < first:  # looking for news costs milliseconds: only where it is due
             self._refresh()
         found = self._files.overlapping(first, stop)
         fields = [f for f in schema.TABLES[schema.CHUNKS].columns if f.name != "run"]
@@ -296,26 +328,26 @@ class ChunkLog:
 
     def _from_arrow(self, row: pa.RecordBatch) -> Chunk:
         values = row["intervals"].flatten()
-        column = {field.name: values.field(index) for index, field in enumerate(schema.INTERVAL_STRUCT)}
-        components, registrations = (column[name].dictionary.to_pylist() for name in ("component", "registration"))
-        ids = np.array([self._components[name] for name in components], np.int64)
+        columns = dict(zip((field.name for field in values.type), values.flatten(), strict=True))
+        registration, order = columns["registration"], _array(row["component_order"].flatten())
+        row_start, row_stop = _array(columns["row_start"]), _array(columns["row_stop"])
         intervals = Intervals(
-            component=ids[column["component"].indices.to_numpy()],
-            registration=_array(column["registration"].indices),
-            file_id=_array(column["file_id"]),
-            row_start=_array(column["row_start"]),
-            row_stop=_array(column["row_stop"]),
-            byte_start=_array(column["byte_start"]),
-            byte_stop=_array(column["byte_stop"]),
-            pass_number=_array(column["pass"]),
+            component=np.searchsorted(np.cumsum(np.bincount(order)), np.cumsum(row_stop - row_start)),  # by component
+            registration=_array(registration.indices),
+            file_id=_array(columns["file_id"]),
+            row_start=row_start,
+            row_stop=row_stop,
+            byte_start=_array(columns["byte_start"]),
+            byte_stop=_array(columns["byte_stop"]),
+            pass_number=_array(columns["pass"]),
         )
         return Chunk(
             number=row["chunk"][0].as_py(),
             weights_version=row["weights_version"][0].as_py(),
             stage=row["stage"][0].as_py(),
-            registrations=tuple(registrations),
+            registrations=tuple(registration.dictionary.to_pylist()),
             intervals=intervals,
-            component_order=_array(row["component_order"].flatten()),
+            component_order=order,
             is_last=row["is_last"][0].as_py(),
         )
 

@@ -6,6 +6,7 @@ versions, but not what its methods make of them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
 
 import numpy as np
@@ -38,6 +39,23 @@ def permutation(num: int, seed: int, purpose: Purpose, *address: int) -> IntArra
     return np.argsort(_words(num, seed, purpose, *address), kind="stable").astype(np.int64)
 
 
+def permutations(nums: Sequence[int], seed: int, purpose: Purpose, *address: int) -> list[IntArray]:
+    """Return a permutation for each of some numbers; each has its place among them as the last number of its address.
+
+    >>> [each.tolist() for each in permutations([3, 0, 5], 0, Purpose.DELIVERY, 7)] == [
+    ...     permutation(num, 0, Purpose.DELIVERY, 7, place).tolist() for place, num in enumerate([3, 0, 5])]
+    True
+    """
+    philox = _philox(seed, purpose, *address, 0)
+    state = philox.state  # to set it takes a third of the time that another one takes to be made
+    permuted = []
+    for place, num in enumerate(nums):
+        state["state"]["counter"][1 + len(address)] = place
+        philox.state = state
+        permuted.append(np.argsort(philox.random_raw(num), kind="stable").astype(np.int64, copy=False))
+    return permuted
+
+
 def scattered(values: IntArray, seed: int, purpose: Purpose, *address: int) -> npt.NDArray[np.uint64]:
     """Return a random word for each of some numbers, the same wherever the number stands.
 
@@ -50,9 +68,13 @@ def scattered(values: IntArray, seed: int, purpose: Purpose, *address: int) -> n
 
 
 def _words(num: int, seed: int, purpose: Purpose, *address: int) -> npt.NDArray[np.uint64]:
+    return np.asarray(_philox(seed, purpose, *address).random_raw(num))
+
+
+def _philox(seed: int, purpose: Purpose, *address: int) -> np.random.Philox:
     if len(address) > 3:
         raise ValueError(f"an address has at most 3 numbers, got {address}")
     # The lowest word of the counter runs while words are drawn; the address takes the words above it.
     counter = np.array([0, *address, *([0] * (3 - len(address)))], np.uint64)
     key = np.array([seed & _MASK, int(purpose)], np.uint64)
-    return np.asarray(np.random.Philox(counter=counter, key=key).random_raw(num))
+    return np.random.Philox(counter=counter, key=key)

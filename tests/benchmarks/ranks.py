@@ -1,7 +1,9 @@
 """What it costs a rank to know what it reads, with 1 to 256 ranks of 8 workers each; reading itself is left out.
 
 Every worker of every rank is gone through, one after the other, each with a run and a lake of its own: it follows the
-log, picks its lanes' chunks, puts their samples in order and groups them for reading. Every sample must come once.
+log, picks its lanes' chunks, puts their samples in order and groups them for reading. Every sample must come once. What
+it takes to learn of new chunks while the run is scheduled is measured apart: a worker looks at the lake once for all
+chunks that have been committed meanwhile, at worst for each of its chunks.
 
 python -m tests.benchmarks.ranks [ranks …]     default: 1 4 16 64 256 (two minutes)
 """
@@ -32,6 +34,7 @@ _NUM_SAMPLES = 10_000_000
 _CHUNK_SIZE = 1_000
 _LANES = 2_048
 _WORKERS = 8
+_COMMITS, _CHUNKS_PER_COMMIT = 10, 262
 
 
 class Addresses(Lanes[IntArray]):
@@ -77,6 +80,10 @@ class Cost:
     is_once: bool
     """Whether every sample came exactly once."""
 
+    @property
+    def num_processes(self) -> int:
+        return self.num_ranks * _WORKERS
+
 
 def generate(folder: str) -> None:
     catalog = make_lake(folder, _NUM_SAMPLES)
@@ -118,11 +125,28 @@ def cost(folder: str, num_ranks: int) -> Cost:
     )
 
 
+def following(folder: str) -> float:
+    """Milliseconds to learn of a commit that a scheduler has made: of this thread, as the scheduler is at work beside."""
+    catalog = Catalog.open(folder)
+    run = Run.start(catalog, "followed", five_components(), chunk_size=_CHUNK_SIZE, lanes=_LANES)
+    follower = Run.load(Catalog.open(folder), "followed")
+    follower.chunks.end()
+    seconds = []
+    for _ in range(_COMMITS):
+        run.schedule(_CHUNKS_PER_COMMIT)
+        began = time.thread_time()
+        newest, _ = follower.chunks.end()
+        seconds.append(time.thread_time() - began)
+    assert newest == _COMMITS * _CHUNKS_PER_COMMIT - 1
+    return min(seconds) * 1e3
+
+
 def main() -> None:
     worlds = [int(argument) for argument in sys.argv[1:]] or [1, 4, 16, 64, 256]
     with tempfile.TemporaryDirectory() as folder:
         alone(generate, f"{folder}/lake")
-        costs = [alone(cost, f"{folder}/lake", num_ranks)[0] for num_ranks in worlds]
+        costs: list[Cost] = [alone(cost, f"{folder}/lake", num_ranks)[0] for num_ranks in worlds]
+        to_follow: float = alone(following, f"{folder}/lake")[0]
     table = Table(
         box=box.SIMPLE_HEAD, title="What a rank of 8 workers spends on knowing what it reads", title_justify="left"
     )
@@ -136,12 +160,10 @@ def main() -> None:
     ):
         table.add_column(column, justify="right")
     for each in costs:
-        processes = each.num_ranks * _WORKERS
-        per_process = _NUM_SAMPLES / _CHUNK_SIZE / processes
         row = (
             each.num_ranks,
-            processes,
-            f"{per_process:,.1f}",
+            each.num_processes,
+            f"{_NUM_SAMPLES / _CHUNK_SIZE / each.num_processes:,.1f}",
             *(f"{x:.2f}" for x in (each.opening_ms, each.chunk_ms, each.slowest_ms)),
         )
         table.add_row(*map(str, row))
@@ -151,6 +173,7 @@ def main() -> None:
         f"{last.num_ranks} ranks, {_LANES:,} lanes, chunks of {_CHUNK_SIZE:,}",
         [
             Line(what="metadata work per rank and chunk", ours=last.chunk_ms, limit=1, unit="ms"),
+            Line(what="and a look at the lake for each of them", ours=last.chunk_ms + to_follow, limit=1, unit="ms"),
             Line(
                 what="worlds in which every sample came once",
                 ours=sum(c.is_once for c in costs),
