@@ -18,11 +18,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mixlake.catalog.tokenizers import Tokenizer
+from mixlake.loaders.deliveries import Place
 from mixlake.loaders.documents import LaneChunks
 from mixlake.loaders.packing import Packing, positions_of, queue_components, shares_for
-from mixlake.loaders.sequences import PackedSequence, make_sequence
+from mixlake.loaders.sequences import PackedSequence, Run
 from mixlake.loaders.shares import Shares
-from mixlake.loaders.token_queues import Run, TokenQueue
+from mixlake.loaders.token_queues import TokenQueue
 
 _MAX_WAITING = 64
 """Documents that wait in a lane, of all components together."""
@@ -48,10 +49,10 @@ class BestFitPacker:
             tokenizer: for the documents.
             packing: how to make sequences.
             shares_of: from a weights version to integer shares out of SCALE, one per component.
-            state: what ``state`` gave, or None for the lane's start.
+            state: what ``state_of`` gave, or None for the lane's start.
         """
-        self._packing = packing
-        self._pad_id = tokenizer.pad_id
+        self._length = packing.length
+        self._layout = packing.layout(tokenizer.pad_id)
         components = queue_components(packing)
         waiting = state["waiting"] if state else []
         waiting = [*waiting, *([[]] * (len(components) - len(waiting)))]
@@ -63,60 +64,72 @@ class BestFitPacker:
             self._buffers.append(_Buffer(queue, num_waiting))
             if state and places:
                 self._buffers[-1].restore(places, position, state["num_open"])
+        self._places = [buffer.place() for buffer in self._buffers]
         shares = shares_for(packing, shares_of)
         self._shares = Shares(chunks, self._buffers, shares, packing.length, state, slack=0)  # whole turns may follow
+        self._available: list[int] | None = None
+        """The components that have documents, until one of them has none at hand."""
 
     def next(self) -> PackedSequence | None:
         """Return the next sequence, or None where the lane ends."""
-        shares, buffers = self._shares, self._buffers
-        available = shares.available()
+        shares, buffers, space = self._shares, self._buffers, self._length
+        available = self._available or shares.available()
         if not available:
             return None
-        version, space = shares.weights_version, self._packing.length
-        turns = [min(space, buffer.oldest_length()) for buffer in buffers]
-        chosen = shares.most_urgent(available, turns) if len(buffers) > 1 else 0
+        version, runs = shares.weights_version, []
+        chosen = 0
+        if len(buffers) > 1:
+            chosen = shares.most_urgent(available, [min(space, buffer.oldest_length) for buffer in buffers])
         run: Run | None = buffers[chosen].take_oldest(space)
-        runs: list[Run] = []
         while run is not None:
-            num = run.stop - run.start
             runs.append(run)
+            num = run.stop - run.start
             space -= num
             shares.charge(chosen, num)
+            self._refill(chosen, available)
             if not space:
                 break
-            is_settled = len(available) == len(buffers) and not shares.has_idle
-            if not buffers[chosen].has_tokens(shares.num_open) or not is_settled:
-                available = shares.available()
+            self._available = available = self._available or shares.available()
             chosen, run = self._fitting(available, space)
-        return make_sequence(
-            runs,
-            length=self._packing.length,
-            pad_id=self._pad_id,
-            overlap=self._packing.overlap,
-            weights_version=version,
-        )
+        return PackedSequence(self._layout, runs, self._length - space, version)
 
-    def state(self) -> dict[str, Any]:
-        """Return where the lane stands, as JSON can hold it: the places of what waits, and what is next."""
+    def place(self) -> Place:
+        """Return where the lane stands, for `state_of`."""
+        return tuple(self._places), self._shares.place()
+
+    @staticmethod
+    def state_of(place: Place) -> dict[str, Any]:
+        """Return a place as JSON can hold it: the places of what waits, and what is next."""
+        buffers, shares = place
         return {
-            "waiting": [buffer.places() for buffer in self._buffers],
-            "queues": [buffer.position() for buffer in self._buffers],
-            **self._shares.state(),
+            "waiting": [list(map(list, waiting)) for waiting, _ in buffers],
+            "queues": [list(position) for _, position in buffers],
+            **Shares.state_of(shares),
         }
+
+    def _refill(self, component: int, available: list[int]) -> None:
+        """Have as many documents wait again as may."""
+        shares, buffer = self._shares, self._buffers[component]
+        is_settled = len(available) == len(self._buffers) and not shares.has_idle
+        is_known = buffer.is_at_hand(shares.num_open)
+        self._available = available if buffer.has_tokens(shares.num_open) and is_settled and is_known else None
+        self._places[component] = buffer.place()
 
     def _fitting(self, available: list[int], space: int) -> tuple[int, Run | None]:
         """Return the component that is furthest behind and has a document that fits, and the document."""
         shares, buffers = self._shares, self._buffers
         if len(buffers) == 1:
             return 0, buffers[0].take_longest(space)
-        for index in sorted(available, key=shares.credits.__getitem__, reverse=True):
+        fitting = [index for index in available if buffers[index].shortest_length <= space]
+        for index in sorted(fitting, key=shares.credits.__getitem__, reverse=True):
             run = buffers[index].take_longest(min(space, shares.room(index)))
             if run is not None:
                 return index, run
         return 0, None
 
 
-_MAX_NUMBER = (1 << 48) - 1
+_NUMBER_BITS = 48
+_MAX_NUMBER = (1 << _NUMBER_BITS) - 1
 
 
 class _Buffer:
@@ -127,11 +140,15 @@ class _Buffer:
         self._max_waiting = max_waiting
         self._runs: dict[int, Run] = {}
         """By number, counted from when they came: the oldest is the first."""
-        self._places: dict[int, list[int]] = {}
+        self._places: dict[int, tuple[int, int, int]] = {}
         """Where the queue stood before each of them: lane chunk, document, token."""
         self._by_length: list[int] = []
         """Length and number of each in one word, ascending; of those of one length the oldest is the last."""
         self._num_seen = 0
+        self.oldest_length = 0
+        """The tokens of the document that has waited longest, as of `has_tokens`; 0 where none waits."""
+        self.shortest_length = 0
+        """The tokens of the shortest document that waits, likewise."""
 
     @property
     def chunk_index(self) -> int:
@@ -142,10 +159,10 @@ class _Buffer:
 
     def restore(self, places: Sequence[list[int]], position: list[int], num_open: int) -> None:
         """Have those documents wait that did: read them again, up to where the queue stood."""
-        wanted = {(chunk, index) for chunk, index, _ in places}
-        while self._queue.has_tokens(num_open) and (place := self._queue.position()) < position:
+        wanted, end = {(chunk, index) for chunk, index, _ in places}, tuple(position)
+        while self._queue.has_tokens(num_open) and (place := self._queue.position()) < end:
             run = self._queue.take_document()
-            if (place[0], place[1]) in wanted:
+            if place[:2] in wanted:
                 self._add(run, place)
 
     def has_tokens(self, num_open: int) -> bool:
@@ -154,13 +171,16 @@ class _Buffer:
         while len(runs) < self._max_waiting and queue.has_tokens(num_open):
             place = queue.position()
             self._add(queue.take_document(), place)
-        return bool(runs)
+        if not runs:
+            self.oldest_length = self.shortest_length = 0
+            return False
+        oldest = next(iter(runs.values()))
+        self.oldest_length, self.shortest_length = oldest.stop - oldest.start, self._by_length[0] >> _NUMBER_BITS
+        return True
 
-    def oldest_length(self) -> int:
-        """Return the tokens of the document that has waited longest; 0 where none waits."""
-        for run in self._runs.values():
-            return run.stop - run.start
-        return 0
+    def is_at_hand(self, num_open: int) -> bool:
+        """Say whether it is known, without looking for it, if there is another document."""
+        return self._queue.is_at_hand(num_open)
 
     def take_oldest(self, space: int) -> Run:
         """Take the document that has waited longest, or as much of it as there is space for."""
@@ -172,7 +192,7 @@ class _Buffer:
             return self._runs.pop(number)
         chunk, document, token = self._places[number]
         self._runs[number] = run._replace(start=run.start + space)
-        self._places[number] = [chunk, document, token + space]
+        self._places[number] = chunk, document, token + space
         insort(self._by_length, _word(length - space, number))
         return run._replace(stop=run.start + space)
 
@@ -185,19 +205,16 @@ class _Buffer:
         del self._places[number]
         return self._runs.pop(number)
 
-    def places(self) -> list[list[int]]:
-        """Return the places of those that wait."""
-        return list(self._places.values())
+    def place(self) -> Place:
+        """Return the places of the documents that wait, and where the queue stands behind them."""
+        return tuple(self._places.values()), self._queue.position()
 
-    def position(self) -> list[int]:
-        """Return where the queue stands behind them."""
-        return self._queue.position()
-
-    def _add(self, run: Run, place: list[int]) -> None:
-        self._runs[self._num_seen], self._places[self._num_seen] = run, place
-        insort(self._by_length, _word(run.stop - run.start, self._num_seen))
-        self._num_seen += 1
+    def _add(self, run: Run, place: tuple[int, int, int]) -> None:
+        number = self._num_seen
+        self._num_seen = number + 1
+        self._runs[number], self._places[number] = run, place
+        insort(self._by_length, _word(run.stop - run.start, number))
 
 
 def _word(length: int, number: int) -> int:
-    return (length << 48) + _MAX_NUMBER - number
+    return (length << _NUMBER_BITS) + _MAX_NUMBER - number

@@ -28,7 +28,6 @@ def collate_tokens(sequences: Sequence[PackedSequence], component_names: Sequenc
     arrays = expanded(sequences)
     return {
         **{name: torch.from_numpy(array) if isinstance(array, np.ndarray) else array for name, array in arrays.items()},
-        "documents": [document for sequence in sequences for document in sequence.documents],
         "components": tuple(component_names),
         "weights_versions": [sequence.weights_version for sequence in sequences],
     }

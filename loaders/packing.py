@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from mixlake.catalog.tokenizers import Tokenizer
+from mixlake.loaders.deliveries import Place
 from mixlake.loaders.documents import LaneChunks
-from mixlake.loaders.sequences import PackedSequence, make_sequence
+from mixlake.loaders.sequences import Layout, PackedSequence, Run
 from mixlake.loaders.shares import Shares
-from mixlake.loaders.token_queues import Run, TokenQueue
+from mixlake.loaders.token_queues import TokenQueue
 from mixlake.mixing.quotas import SCALE
 
 _TURNS_PER_SEQUENCE = 4
@@ -33,6 +34,10 @@ class Packing:
     """1 if the label of a sequence's last position may be the first token of the next one, 0 if it has none then."""
     num_components: int | None = None
     """Components whose shares are kept to in tokens; None to take documents in the order of the chunks."""
+
+    def layout(self, pad_id: int) -> Layout:
+        """Return what sequences share, with the token that fills them up."""
+        return Layout(length=self.length, pad_id=pad_id, overlap=self.overlap)
 
 
 class ConcatPacker:
@@ -53,16 +58,17 @@ class ConcatPacker:
             tokenizer: for the documents.
             packing: how to make sequences.
             shares_of: from a weights version to integer shares out of SCALE, one per component.
-            state: what ``state`` gave, or None for the lane's start.
+            state: what ``state_of`` gave, or None for the lane's start.
         """
-        self._packing = packing
-        self._pad_id = tokenizer.pad_id
+        self._length = packing.length
+        self._layout = packing.layout(tokenizer.pad_id)
         components = queue_components(packing)
         positions = positions_of(state["queues"] if state else [], len(components), chunks.first)
         self._queues = [
             TokenQueue(chunks, tokenizer, component, position)
             for component, position in zip(components, positions, strict=True)
         ]
+        self._positions = [queue.position() for queue in self._queues]
         shares = shares_for(packing, shares_of)
         self._shares = Shares(chunks, self._queues, shares, packing.length, state, slack=packing.length // 2)
         self._turn = max(1, packing.length // _TURNS_PER_SEQUENCE)
@@ -73,38 +79,52 @@ class ConcatPacker:
 
     def next(self) -> PackedSequence | None:
         """Return the next sequence, or None where the lane ends; the last one is padded."""
-        length, runs, filled, version = self._packing.length, [], 0, 0
+        length, filled, version = self._length, 0, 0
+        runs: list[Run] = []
+        take = self._take_from_only if len(self._queues) == 1 else self._take
         while filled < length:
-            run = self._next_run(length - filled)
+            run = take(length - filled)
             if run is None:
                 break
             version = version or self._shares.weights_version
             runs.append(run)
             filled += run.stop - run.start
-        if not runs:
-            return None
-        return make_sequence(
-            runs, length=length, pad_id=self._pad_id, overlap=self._packing.overlap, weights_version=version
-        )
+        return PackedSequence(self._layout, runs, filled, version) if runs else None
 
-    def state(self) -> dict[str, Any]:
-        """Return where the lane stands, as JSON can hold it."""
-        return {"queues": [queue.position() for queue in self._queues], **self._shares.state()}
+    def place(self) -> Place:
+        """Return where the lane stands, for `state_of`."""
+        return tuple(self._positions), self._shares.place()
 
-    def _next_run(self, space: int) -> Run | None:
+    @staticmethod
+    def state_of(place: Place) -> dict[str, Any]:
+        """Return a place as JSON can hold it."""
+        positions, shares = place
+        return {"queues": list(map(list, positions)), **Shares.state_of(shares)}
+
+    def _take_from_only(self, space: int) -> Run | None:
+        queue = self._queues[0]
+        num = queue.available()
+        if num <= 0 or self._available is None:
+            self._available = self._shares.available() or None
+            if self._available is None:
+                return None
+            num = queue.available()
+        run = queue.take(num if num < space else space)
+        self._positions[0] = queue.position()
+        return run
+
+    def _take(self, space: int) -> Run | None:
         shares, queues = self._shares, self._queues
         available = self._available or shares.available()
         if not available:
             return None
-        if len(queues) == 1:
-            chosen = 0
-            num = min(space, queues[0].available())
-        else:
-            chosen, num = self._turn_of(available, space)
-            shares.charge(chosen, num)
-        run = queues[chosen].take(num)
+        chosen, num = self._turn_of(available, space)
+        shares.charge(chosen, num)
+        queue = queues[chosen]
+        run = queue.take(num)
+        self._positions[chosen] = queue.position()
         is_settled = len(available) == len(queues) and not shares.has_idle
-        self._available = available if is_settled and queues[chosen].available() else None
+        self._available = available if is_settled and queue.available() else None
         return run
 
     def _turn_of(self, available: Sequence[int], space: int) -> tuple[int, int]:
@@ -112,7 +132,7 @@ class ConcatPacker:
         shares, turns = self._shares, self._turns
         for index in available:
             if not turns[index]:
-                turns[index] = min(self._packing.length, self._queues[index].whole_documents(self._turn))
+                turns[index] = min(self._length, self._queues[index].whole_documents(self._turn))
         chosen = shares.most_urgent(available, turns)
         num = min(space, turns[chosen])
         if shares.credits[chosen] < 0 and (room := shares.room(chosen)) > 0:  # else there is room for a sequence

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from mixlake.loaders.deliveries import Place
 from mixlake.loaders.documents import LaneChunks
 from mixlake.mixing.quotas import SCALE, carried, without
 
@@ -56,7 +57,7 @@ class Shares:
             queues: one per component; or a single one of all of them, which then has the whole share.
             shares_of: from a weights version to integer shares out of SCALE, one per queue.
             sequence_length: T; the next document of a component that is T/2 tokens behind is looked for.
-            state: what ``state`` gave, or None for the lane's start.
+            state: what ``state_of`` gave, or None for the lane's start.
             slack: how many tokens ahead a component may be and still get more, where all that are behind have none.
         """
         self._slack = slack * SCALE
@@ -125,9 +126,15 @@ class Shares:
                 credits[index] += share * num
             credits[component] -= SCALE * num
 
-    def state(self) -> dict[str, Any]:
+    def place(self) -> Place:
+        """Return where they stand, for `state_of`."""
+        return tuple(self.credits), self.num_open, tuple(self._gone)
+
+    @staticmethod
+    def state_of(place: Place) -> dict[str, Any]:
         """Return every component's credit, how many chunks are open, and which components will give nothing more."""
-        return {"credits": list(self.credits), "num_open": self.num_open, "gone": list(self._gone)}
+        credits, num_open, gone = place
+        return {"credits": list(credits), "num_open": num_open, "gone": list(gone)}
 
     def _settle(self, oldest: int, available: Sequence[int]) -> None:
         """Take the weights that are in force, and forget the chunks before the oldest that has tokens left."""

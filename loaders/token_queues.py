@@ -9,9 +9,8 @@ from __future__ import annotations
 import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from itertools import compress
 from operator import attrgetter
-from typing import NamedTuple
 
 import numpy as np
 
@@ -20,41 +19,13 @@ from mixlake.catalog.token_lists import IdArray, TokenLists, narrowed
 from mixlake.catalog.tokenizers import Tokenizer
 from mixlake.loaders.documents import LaneChunks, SampleQueue
 from mixlake.loaders.groups import SampleGroup
-from mixlake.loaders.replacing import Address
+from mixlake.loaders.sequences import Run, Slab
 
 _LEAST_AT_ONCE, _MOST_AT_ONCE = 1 << 16, 1 << 20
 """Characters, or ids, that become a slab. Tokenizers like much at once (gigatoken is a fifth faster with a million
 characters than with a quarter of one), but a lane's first token waits for all of it."""
 _SECONDS_AT_ONCE = 0.05
 """What is tokenized in less makes the next slab twice as large, what takes more half as large."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Slab:
-    """Tokens of consecutive documents of a queue, and of each document what goes with it."""
-
-    ids: IdArray
-    bounds: list[int]
-    """Document n has ``ids[bounds[n]:bounds[n + 1]]``."""
-    lengths: list[int]
-    """Tokens of each document."""
-    components: list[int]
-    documents: list[Address]
-
-
-_EMPTY = Slab(ids=np.empty(0, np.int32), bounds=[0], lengths=[], components=[], documents=[])
-
-
-class Run(NamedTuple):
-    """A range of a slab's tokens."""
-
-    slab: Slab
-    start: int
-    stop: int
-    first: int
-    """The document in which it begins."""
-    last: int
-    """The document in which it ends."""
 
 
 class TokenQueue:
@@ -71,27 +42,35 @@ class TokenQueue:
             component: index of the component; None for all.
             position: lane chunk, document in the chunk's part of this queue, token in the document.
         """
-        self.chunk_index, self._first, self._skipped = position
-        self._samples = SampleQueue(chunks, component, self.chunk_index, self._first)
+        self.chunk_index, number, skipped = position
+        self._samples = SampleQueue(chunks, component, self.chunk_index, number)
         self._tokenizer = tokenizer
-        self._slab = _EMPTY
+        self._slab = _empty_slab(number)
         self._group: SampleGroup | None = None
         self._next_sample = 0
-        self._at = 0
+        self._at = skipped
+        """In the slab."""
         self._document = 0
+        self._num_given = -1
+        """Of so many chunks of the lane it has given everything."""
         self._at_once = _LEAST_AT_ONCE
 
-    def position(self) -> list[int]:
+    def position(self) -> tuple[int, int, int]:
         """Return where the queue stands: all that is needed to take it up again."""
-        offset = self._at - self._slab.bounds[self._document] if self._at < len(self._slab.ids) else self._skipped
-        return [self.chunk_index, self._first + self._document, offset]
+        slab, document = self._slab, self._document
+        return self.chunk_index, slab.numbers[document], self._at - slab.bounds[document]
 
     def has_tokens(self, num_open: int) -> bool:
         """Say whether there is a token in the lane's first ``num_open`` chunks that is not taken yet."""
         while self._at >= self._slab.bounds[-1]:
-            if not self._extend(num_open):
+            if num_open == self._num_given or not self._extend(num_open):
+                self._num_given = num_open
                 return False
         return True
+
+    def is_at_hand(self, num_open: int) -> bool:
+        """Say whether `has_tokens` is known without looking for documents."""
+        return self._at < self._slab.bounds[-1] or num_open == self._num_given
 
     def available(self) -> int:
         """Return how many tokens are at hand."""
@@ -105,20 +84,20 @@ class TokenQueue:
         return bounds[min(bisect_left(bounds, self._at + num, self._document), len(bounds) - 1)] - self._at
 
     def take(self, num: int) -> Run:
-        """Return the next ``num`` tokens, which must be at hand."""
+        """Return the next ``num`` tokens, at least one, which must be at hand."""
         slab, start, first = self._slab, self._at, self._document
-        stop = start + num
-        document = bisect_right(slab.bounds, stop, first) - 1
-        self._at, self._document = stop, document
-        return Run(slab, start, stop, first, document if slab.bounds[document] < stop else document - 1)
+        bounds = slab.bounds
+        self._at = stop = start + num
+        if stop < bounds[first + 1]:
+            return Run(slab, start, stop, first, first)
+        self._document = document = bisect_right(bounds, stop, first + 1) - 1
+        return Run(slab, start, stop, first, document if bounds[document] < stop else document - 1)
 
     def take_document(self) -> Run:
         """Return what is left of the next document, of which something must be at hand."""
         slab, start, document = self._slab, self._at, self._document
+        self._document = document + 1
         self._at = stop = slab.bounds[document + 1]
-        self._document = following = document + 1
-        while following < len(slab.lengths) and not slab.lengths[following]:
-            self._document = following = following + 1
         return Run(slab, start, stop, document, document)
 
     def _extend(self, num_open: int) -> bool:
@@ -127,9 +106,9 @@ class TokenQueue:
             if self._group is not None:
                 self._samples.skip(len(self._group))
             self._group, self._next_sample = self._samples.next_group(num_open), 0
-        if self._samples.chunk_index != self.chunk_index and self.available() == 0:
-            self.chunk_index, self._first = self._samples.chunk_index, self._samples.index
-            self._slab, self._at, self._document, self._skipped = _EMPTY, 0, 0, 0
+        if self._samples.chunk_index != self.chunk_index and self.available() <= 0:
+            self.chunk_index = self._samples.chunk_index
+            self._slab, self._at, self._document = _empty_slab(self._samples.index), 0, 0
         if self._group is None:
             return False
         start, stop = self._next_sample, _stop(self._group, self._next_sample, self._at_once)
@@ -141,23 +120,30 @@ class TokenQueue:
         return True
 
     def _append(self, lists: TokenLists, group: SampleGroup, start: int, stop: int) -> None:
-        old, document = self._slab, self._document
-        begin = old.bounds[document]
-        ids, shift = lists.ids, len(old.ids) - begin
-        if shift:
-            ids = np.concatenate([old.ids[begin:], ids])
-        kept = [bound - begin for bound in old.bounds[document:]]
+        """Make a slab of what is left of this one and of some samples of a group."""
+        old, document, number = self._slab, self._document, self._samples.index
+        components, documents = group.components[start:stop], group.addresses(start, stop)
+        numbers, bounds = list(range(number + start, number + stop + 1)), lists.bounds
+        if not (has_tokens := lists.lengths > 0).all():
+            components, documents = list(compress(components, has_tokens)), list(compress(documents, has_tokens))
+            numbers = [*compress(numbers, has_tokens), numbers[-1]]
+            bounds = np.append(0, bounds[1:][has_tokens])
+        begin, end = old.bounds[document], old.bounds[-1]
+        left = slice(document, -1)
         self._slab = Slab(
-            ids=ids,
-            bounds=[*kept[:-1], *(lists.bounds + shift).tolist()],
-            lengths=old.lengths[document:] + lists.lengths.tolist(),
-            components=old.components[document:] + group.components[start:stop],
-            documents=old.documents[document:] + group.addresses(start, stop),
+            ids=np.concatenate([old.ids[begin:], lists.ids]) if begin < end else lists.ids,
+            bounds=[bound - begin for bound in old.bounds[left]] + (bounds + (end - begin)).tolist(),
+            components=old.components[document:] + components,
+            documents=old.documents[document:] + documents,
+            numbers=old.numbers[left] + numbers,
         )
-        self._first += document
-        self._at = self._at - begin + self._skipped
+        self._at -= begin
         self._document = bisect_right(self._slab.bounds, self._at) - 1
-        self._skipped = 0
+
+
+def _empty_slab(number: int) -> Slab:
+    """Return a slab of no documents, behind which comes a document of some number."""
+    return Slab(ids=np.empty(0, np.int64), bounds=[0], components=[], documents=[], numbers=[number])
 
 
 def encoded(tokenizer: Tokenizer, samples: SampleGroup, start: int, stop: int) -> TokenLists:

@@ -93,11 +93,11 @@ class TokenLanes(Lanes[PackedSequence]):
 
     def padding(self) -> PackedSequence:
         """Return a sequence of padding."""
-        return make_padding(self.packing.length, self._loaded().pad_id)
+        return make_padding(self.packing.layout(self._loaded().pad_id))
 
     def num_tokens(self, items: Sequence[PackedSequence]) -> int:
         """Return how many tokens sequences hold, without padding."""
-        return sum(len(item.ids) for item in items)
+        return sum(item.num_tokens for item in items)
 
     def weights_version(self, items: Sequence[PackedSequence]) -> int | None:
         """Return the newest weights that sequences were drawn with."""
@@ -107,7 +107,16 @@ class TokenLanes(Lanes[PackedSequence]):
         """Yield a lane's packed sequences."""
         packer = self._packer(chunks, self._loaded(), self.packing, self.run.shares, state)
         while (sequence := packer.next()) is not None:
-            yield sequence, packer.state()
+            yield sequence, packer.place()
+
+    def lane_state(self, place: Place) -> dict[str, Any]:
+        """Return a place as JSON."""
+        return self._packer.state_of(place)
+
+    def chunk_reached(self, place: Place) -> int:
+        """Return how many chunks of its lane a lane has opened at a place."""
+        num_open: int = place[-1][1]
+        return num_open
 
     def _loaded(self) -> Tokenizer:
         self._tokenizer = self._tokenizer or load_tokenizer(self.tokenizer_spec)

@@ -214,11 +214,12 @@ def test_a_component_that_is_hundreds_of_small_chunks_away_keeps_to_its_share_to
     components = {"rare": {"where": "kind = 'note'", "weight": 0.006}, "rest": {"where": "true", "weight": 0.994}}
     run = make_run(unit="bytes", lanes=2, chunk_size=1, components=components, on_exhausted="repeat")
     delivered, num_open = np.zeros((2, 2)), 0
-    for delivery in islice(TokenDataset(run, sequence_length=32).deliveries(), 4000):
-        lane = delivery.turn[1]
+    dataset = TokenDataset(run, sequence_length=32)
+    for delivery in islice(dataset.deliveries(), 4000):
+        lane, state = delivery.turn[1], dataset.lane_state(delivery.place)
         delivered[lane] += np.bincount(delivery.item.component_ids, minlength=2)
         assert np.abs(delivered[lane] - delivered[lane].sum() * np.array([0.006, 0.994])).max() <= 32
-        num_open = max(num_open, delivery.place["num_open"] - min(chunk for chunk, *_ in delivery.place["queues"]))
+        num_open = max(num_open, state["num_open"] - min(chunk for chunk, *_ in state["queues"]))
     assert num_open > 64
 
 
@@ -278,12 +279,14 @@ def test_weights_hold_from_the_newest_chunk_that_a_lane_has_opened(make_run: Any
     run.schedule(300 - run.chunks.last()[0])
     versions = [chunk.weights_version for chunk in Run.load(run.catalog, run.name).chunks.read(0, 300)]
     newest, num_behind = [0, 0], 0
-    for delivery in islice(TokenDataset(run, sequence_length=64).deliveries(), 600):
+    dataset = TokenDataset(run, sequence_length=64)
+    for delivery in islice(dataset.deliveries(), 600):
         lane, before = delivery.turn[1], newest[delivery.turn[1]]
-        newest[lane] = delivery.place["num_open"] - 1
+        state = dataset.lane_state(delivery.place)
+        newest[lane] = state["num_open"] - 1
         version = delivery.item.weights_version
         assert versions[2 * before + lane] <= version <= versions[2 * newest[lane] + lane]
-        oldest = min(position[0] for position in delivery.place["queues"])
+        oldest = min(position[0] for position in state["queues"])
         num_behind += versions[2 * oldest + lane] < version
     assert version == max(versions) == 7
     assert num_behind > 20
