@@ -47,6 +47,7 @@ class CellRows:
             cells,
             np.where(is_resident, RESIDENT, order.segment_B[parts.block]),
             functools.partial(self._reader.piece, pass_number, order),
+            functools.partial(self._reader.prepare, pass_number, order),
             lanes=self.num_lanes,
             seed=self._seed,
             pass_number=pass_number,

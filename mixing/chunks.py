@@ -185,7 +185,8 @@ class ChunkLog:
         last = chunks[-1].number
         fence = Fence(application=f"run:{self._run}", seen=previous, number=last)
         lake, columns = self._lake, schema.TABLES[schema.CHUNKS].columns
-        written = write_chunks(lake.path(schema.CHUNKS), self._run, self._to_arrow(chunks, cursor))
+        rows = self._to_arrow(chunks, cursor)
+        written = write_chunks(lake.path(schema.CHUNKS), self._run, rows)
         fences = [fence, *([precedence] if precedence else [])]
         try:
             lake.add_files(schema.CHUNKS, written, columns, action=f"schedule {self._run}", fence=fences)
@@ -197,7 +198,7 @@ class ChunkLog:
             ) from error
         self._num_small += 1
         if self._num_small >= _COMMITS_PER_COMPACTION:
-            compact_chunks(lake, self._run, chunks[0].num_samples)
+            compact_chunks(lake, self._run, rows)
             self._num_small = 0
 
     def read(self, first: int, stop: int) -> list[Chunk]:

@@ -7,7 +7,11 @@ and must not pull a segment in for every few rows.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -33,6 +37,7 @@ _MAX_RESIDENT_SHARE = 1 / 16
 _MAX_SEGMENTS = 8
 """Of up to 30 MB each. Components that lie apart in storage draw from a segment each, and must not take turns in
 reading them anew."""
+_MAX_AHEAD = 2
 
 _FILE_STRIDE = np.int64(0x1E3779B97F4A7C15)
 _REGISTRATION_STRIDE = np.int64(0x2545F4914F6CDD1D)
@@ -101,9 +106,34 @@ class IndexReader:
         self._answers = Answers(plan, catalog.samples().schema().names, is_consumed=consumed is not None)
         self._frame: DataFrame = index_frame(catalog, program, consumed, values=self._answers.columns)
         self._answered: DataFrame = index_frame(catalog, program, consumed)
+        is_same = {"registration": len(plan.registrations) == 1, "units": program.unit_property is None}
+        self._left_out = [name for name, is_known in is_same.items() if is_known]
+        """Columns that are not read, as all rows have the same."""
         self._words = [name for name in self._answered.schema().names if name.startswith("word_")]
         self._resident: Piece | None = None
         self._segments: OrderedDict[tuple[int, int], Piece] = OrderedDict()
+        self._ahead: dict[tuple[int, int], Future[Piece]] = {}
+        self._thread: ThreadPoolExecutor | None = None
+        self._answering = Lock()
+
+    @contextmanager
+    def reading_ahead(self) -> Iterator[None]:
+        """Let another thread read, meanwhile, the segments that are soon needed."""
+        with ThreadPoolExecutor(1, thread_name_prefix="mixlake-index") as thread:
+            self._thread = thread
+            try:
+                yield
+            finally:
+                for segment in self._ahead.values():
+                    segment.cancel()
+                self._ahead, self._thread = {}, None
+
+    def prepare(self, pass_number: int, order: PassOrder, number: int) -> None:
+        """Begin to read a segment that is soon needed, where segments are read ahead (see `reading_ahead`)."""
+        key = (pass_number, number)
+        if self._thread is None or key in self._segments or key in self._ahead or len(self._ahead) >= _MAX_AHEAD:
+            return
+        self._ahead[key] = self._thread.submit(self._fetch_segment, order, number)
 
     def piece(self, pass_number: int, order: PassOrder, number: int) -> Piece:
         """Return the segment ``number`` of a pass, or the small cells' piece."""
@@ -113,14 +143,20 @@ class IndexReader:
             return self._resident
         key = (pass_number, number)
         if key not in self._segments:
-            blocks = np.flatnonzero(order.segment_B == number)
-            frame = self._frame.filter(self._frame.parse_sql_expr(self._block_predicate(blocks)))
-            rows = frame.to_arrow_table()
-            self._segments[key] = self._make_piece(rows, self._answers.cells(rows), ~self.is_resident_C)
+            ahead = self._ahead.pop(key, None)
+            self._segments[key] = ahead.result() if ahead else self._fetch_segment(order, number)
             if len(self._segments) > _MAX_SEGMENTS:
                 self._segments.popitem(last=False)
         self._segments.move_to_end(key)
         return self._segments[key]
+
+    def _fetch_segment(self, order: PassOrder, number: int) -> Piece:
+        blocks = np.flatnonzero(order.segment_B == number)
+        frame = self._frame.filter(self._frame.parse_sql_expr(self._block_predicate(blocks)))
+        rows = frame.drop(*self._left_out).to_arrow_table()
+        with self._answering:
+            cells = self._answers.cells(rows)
+        return self._make_piece(rows, cells, ~self.is_resident_C)
 
     def _block_predicate(self, blocks: IntArray) -> str:
         """Return the blocks as few ranges: they prune files and row groups of the index."""
@@ -139,16 +175,17 @@ class IndexReader:
         frame, plan = self._answered, self._plan
         if not self.is_resident_C.all():
             frame = frame.filter(frame.parse_sql_expr(self._cell_predicate(np.flatnonzero(self.is_resident_C))))
-        rows = frame.to_arrow_table()
+        rows = frame.drop(*self._left_out).to_arrow_table()
         cell = find_rows(plan.words_CW, np.stack([_integers(rows[word]) for word in self._words], axis=1))
         return self._make_piece(rows, cell, self.is_resident_C)
 
     def _make_piece(self, table: pa.Table, cell: IntArray, is_wanted_C: npt.NDArray[np.bool_]) -> Piece:
         plan = self._plan
         registration = self._registrations(table)
-        block = _places(
-            registration << 32 | _integers(table["block"]), plan.block_registration_B << 32 | plan.block_number_B
-        )
+        number, known = _integers(table["block"]), plan.block_number_B
+        if "registration" not in self._left_out:
+            number, known = registration << 32 | number, plan.block_registration_B << 32 | known
+        block = _places(number, known)
         file_id, row = _integers(table["file_id"]), _integers(table["row"])
         rows = Rows(
             registration=registration,
@@ -156,7 +193,7 @@ class IndexReader:
             row=row,
             byte_start=_integers(table["byte_start"]),
             byte_stop=_integers(table["byte_stop"]),
-            units=_integers(table["units"]),
+            units=np.ones(len(table), np.int64) if "units" in self._left_out else _integers(table["units"]),
         )
         storage = lexicographic_order([block, file_id, row])  # None, as a rule: the index is read in storage order
         if storage is not None:
@@ -173,10 +210,9 @@ class IndexReader:
         )
 
     def _registrations(self, table: pa.Table) -> IntArray:
-        registrations = self._plan.registrations
-        if len(registrations) == 1:
+        if "registration" in self._left_out:
             return np.zeros(len(table), np.int64)
-        return _integers(pc.index_in(table["registration"].cast(pa.string()), pa.array(registrations)))
+        return _integers(pc.index_in(table["registration"].cast(pa.string()), pa.array(self._plan.registrations)))
 
     def _cell_predicate(self, cells: IntArray) -> str:
         """Return a predicate that the cells match, and of the others only few: to test for each cell takes too long."""

@@ -32,13 +32,15 @@ class Intervals:
 
     def take(self, part: slice) -> Intervals:
         """Return some of the intervals."""
-        return Intervals(**{field.name: getattr(self, field.name)[part] for field in fields(self)})
+        return Intervals(**{name: getattr(self, name)[part] for name in _COLUMNS})
 
     @staticmethod
     def concat(parts: Sequence[Intervals]) -> Intervals:
         """Return all intervals of the parts, in order."""
-        names = [field.name for field in fields(Intervals)]
-        return Intervals(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
+        return Intervals(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in _COLUMNS})
+
+
+_COLUMNS = tuple(field.name for field in fields(Intervals))
 
 
 def merge_rows(

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from mixlake.catalog.records import IntArray
 from mixlake.catalog.spans import ranges
 from mixlake.mixing.cells import CellPlan
-from mixlake.mixing.index import Piece, Rows
+from mixlake.mixing.index import RESIDENT, Piece, Rows
 from mixlake.mixing.order import PassOrder
 from mixlake.mixing.randomness import Purpose, scattered
 
@@ -124,6 +124,7 @@ class Queues:
         cells: IntArray,
         piece_of: IntArray,
         fetch: Callable[[int], Piece],
+        prepare: Callable[[int], None],
         *,
         lanes: int,
         seed: int,
@@ -137,6 +138,7 @@ class Queues:
             cells: the cells.
             piece_of: the piece of the index that has each of the parts.
             fetch: returns a piece.
+            prepare: is told of a piece that will soon be fetched.
             lanes: how many there are.
             seed: of the run.
             pass_number: which pass it is.
@@ -147,13 +149,13 @@ class Queues:
         self.pass_number = pass_number
         self.sizes_CQ = np.bincount(queue, parts.num, minlength=len(cells) * lanes).astype(np.int64)
         self.sizes_CQ = self.sizes_CQ.reshape(-1, lanes)
-        self._parts, self._piece_of, self._fetch = parts, piece_of, fetch
+        self._parts, self._piece_of, self._fetch, self._prepare = parts, piece_of, fetch, prepare
         self._seed, self._shuffled = seed, shuffled
         self._begin = np.cumsum(self.sizes_CQ.ravel()) - self.sizes_CQ.ravel()
         # A stretch is what a queue has in one piece: consecutive in the queue, and in the piece's order of drawing.
         is_new = np.append(True, (np.diff(queue) != 0) | (np.diff(piece_of) != 0))[: len(queue)]
         firsts = np.flatnonzero(is_new)
-        self._stretch_piece = piece_of[firsts]
+        self._stretch_piece, self._stretch_queue = piece_of[firsts], queue[firsts]
         lengths = np.add.reduceat(parts.num, firsts)
         self._stretch_stop = np.cumsum(lengths)
         self._stretch_start = self._stretch_stop - lengths
@@ -168,6 +170,7 @@ class Queues:
         """Return the rows of parts of queues, one after the other: ``num`` rows from position ``start`` on of each."""
         begin = self._begin[cell * self.sizes_CQ.shape[1] + lane] + start
         first, last = (self._stretch_stop.searchsorted(at, side="right") for at in (begin, begin + num - 1))
+        self._announce(last, begin + num, num)
         count = last - first + 1
         part = np.repeat(np.arange(len(count)), count)
         stretch = ranges(first, count)
@@ -182,6 +185,16 @@ class Queues:
         by_piece = np.argsort(piece_of_row, kind="stable")
         rows = [self._take(piece, index[piece_of_row == piece]) for piece in np.unique(pieces).tolist()]
         return Rows.concat(rows).take(np.argsort(by_piece))
+
+    def _announce(self, stretch: IntArray, reached: IntArray, num: IntArray) -> None:
+        """Tell which pieces are next where little is left of a stretch: a quarter, or less than is taken now."""
+        start, stop = self._stretch_start[stretch], self._stretch_stop[stretch]
+        is_late = stop - reached < np.maximum(num, (stop - start) // 4)
+        here = stretch[is_late & (stretch < len(self._stretch_queue) - 1)]
+        coming = here[self._stretch_queue[here] == self._stretch_queue[here + 1]] + 1
+        for piece in np.unique(self._stretch_piece[coming]).tolist():
+            if piece != RESIDENT:
+                self._prepare(piece)
 
     def _take(self, number: int, index: IntArray) -> Rows:
         piece = self._fetch(number)

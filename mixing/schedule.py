@@ -172,7 +172,7 @@ class Schedule:
     def _commits(self, cursor: Cursor, num_chunks: int) -> Iterator[tuple[Cursor, int]]:
         """Draw and commit chunks until somebody is at the door; yield the cursor after each commit, and its chunks.
 
-        While a snapshot is written the next one is drawn: either takes about as long.
+        While a snapshot is written the next one is drawn, and the index is read ahead for the one after it.
         """
         times = min(max(1, len(cursor.shares) / _COMPONENTS_PER_COMMIT), _MOST_TIMES)
         most = max(1, int(_SAMPLES_PER_COMMIT * times) // self.config.chunk_size)
@@ -180,7 +180,8 @@ class Schedule:
             yield self._store(self._draw(cursor, num_chunks))
             return
         stored: Future[tuple[Cursor, int]] | None = None
-        with ThreadPoolExecutor(1, thread_name_prefix=f"mixlake-commit-{self.config.name}") as writer:
+        writing = ThreadPoolExecutor(1, thread_name_prefix=f"mixlake-commit-{self.config.name}")
+        with writing as writer, self._reader.reading_ahead():
             while num_chunks > 0 and not cursor.is_ended and not self._door.locked():
                 snapshot = self._draw(cursor, min(num_chunks, most))
                 if stored is not None:
@@ -270,10 +271,13 @@ class Schedule:
         return drawn.cursor, len(drawn.chunks)
 
     @cached_property
+    def _reader(self) -> IndexReader:
+        return IndexReader(self.catalog, self.program, self.plan, self._consumed)
+
+    @cached_property
     def _scheduler(self) -> Scheduler:
-        config = self.config
-        reader = IndexReader(self.catalog, self.program, self.plan, self._consumed)
-        cell_rows = CellRows(self.plan, reader, seed=config.seed, window=self.program.window, lanes=config.lanes)
+        config, window = self.config, self.program.window
+        cell_rows = CellRows(self.plan, self._reader, seed=config.seed, window=window, lanes=config.lanes)
         return Scheduler(self.program, self.plan, cell_rows, chunk_size=config.chunk_size)
 
     def _stored_cursor(self) -> Cursor:

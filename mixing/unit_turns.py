@@ -16,9 +16,9 @@ from mixlake.catalog.records import IntArray
 _NEVER = 1 << 62
 _LATEST_RANK = 1 << 59
 """Ranks end here, so that the component fits in beside them."""
-_TURNS_PER_STRETCH = 256
+_TURNS_PER_STRETCH = 64
 _MOST_TURNS_PER_STRETCH = 4096
-_LEAST_STRETCHES = 32
+_LEAST_STRETCHES = 128
 _MOST_COMPONENTS = 8
 
 

@@ -1,5 +1,6 @@
 """A cell is a queue per lane and pass: the same however it is cut, and however its rows are fetched."""
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -14,7 +15,8 @@ from mixlake.catalog import Catalog
 from mixlake.mixing import Mixture, index, order
 from mixlake.mixing.cell_rows import CellRows
 from mixlake.mixing.cells import CellPlan
-from mixlake.mixing.index import IndexReader, Rows
+from mixlake.mixing.index import IndexReader, Piece, Rows
+from mixlake.mixing.order import PassOrder
 from mixlake.mixing.resolution import plan_cells, program_of
 
 MakeMixture = Callable[..., Mixture]
@@ -224,3 +226,26 @@ def test_rows_fetched_in_segments_are_those_kept_in_memory(
             found.append(parts)
     assert found[0] == found[1]
     assert len(set(found[0])) == plan.num_samples_C.sum()
+
+
+def test_what_a_queue_needs_next_is_read_ahead(
+    catalog: Catalog, mixture: Mixture, plan: CellPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell, num = int(plan.num_samples_C.argmax()), 20
+    with tiny_segments(resident=0):
+        (size,) = lengths(make_rows(catalog, mixture, plan), cell)
+        whole = sequence(catalog, mixture, plan, cell)
+        reader = IndexReader(catalog, program_of(catalog, mixture), plan)
+        rows = CellRows(plan, reader, seed=0, window=4, lanes=1)
+        fetch, here = reader._fetch_segment, []
+
+        def counted(passes: PassOrder, number: int) -> Piece:
+            if threading.current_thread() is threading.main_thread():
+                here.append(number)
+            return fetch(passes, number)
+
+        monkeypatch.setattr(reader, "_fetch_segment", counted)
+        with reader.reading_ahead():
+            cut = [part(rows, cell, 0, start, min(start + num, size)) for start in range(0, size, num)]
+    assert [row for rows in cut for row in rows] == whole
+    assert len(here) == 1

@@ -7,8 +7,10 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from mixlake.catalog import Catalog, schema
+from mixlake.mixing import chunk_files
 from mixlake.mixing.chunk_files import ChunkFiles, write_chunks
 
 STORED = pa.schema([field for field in schema.TABLES[schema.CHUNKS].columns if field.name != "run"])
@@ -17,7 +19,7 @@ NUM_SAMPLES = 1024
 
 
 def rows(chunks: range) -> pa.Table:
-    """Chunks of a row group for every two, with one interval each."""
+    """Chunks with one interval each."""
     interval = {"component": "english", "registration": "books-1", "file_id": 3, "byte_start": None, "byte_stop": None}
     values: list[dict[str, Any]] = [
         {
@@ -47,8 +49,9 @@ def test_rows_come_in_the_order_in_which_they_are_asked_for(tmp_path: Path) -> N
     assert [row["component_order"].to_pylist() for row in found] == [[[n % 5] * NUM_SAMPLES] for n in (38, 11, 24)]
 
 
-def test_chunks_are_found_where_joined_files_are_not_in_order(tmp_path: Path) -> None:
+def test_chunks_are_found_where_joined_files_are_not_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     joined = pa.concat_tables([rows(range(20, 30)), rows(range(10)), rows(range(10, 20))])
+    monkeypatch.setattr(chunk_files, "_SAMPLES_PER_GROUP", 2 * NUM_SAMPLES)
     (file,) = write_chunks(str(tmp_path), "exp1", joined)
     found = ChunkFiles(COLUMNS).rows(str(tmp_path / file.path), [*range(0, 30, 3), 30])
     assert [row["chunk"][0].as_py() for row in found] == list(range(0, 30, 3))
@@ -68,6 +71,22 @@ def test_more_files_than_are_kept_open_can_be_read_in_turn(tmp_path: Path) -> No
         assert found == [n * 10 + 3 for n in range(7)]
 
 
+def test_chunks_of_few_intervals_share_row_groups_and_files_those_of_many_do_not(tmp_path: Path) -> None:
+    chunks = rows(range(40))
+    (file,) = write_chunks(str(tmp_path), "exp1", chunks)
+    assert [group_size(tmp_path / file.path, group) for group in range(3)] == [16, 16, 8]
+    intervals = pa.array([chunk * NUM_SAMPLES for chunk in chunks["intervals"].to_pylist()], chunks["intervals"].type)
+    many = chunks.set_column(chunks.schema.get_field_index("intervals"), "intervals", intervals)
+    files = write_chunks(str(tmp_path), "exp1", many)
+    assert [json.loads(file.stats)["numRecords"] for file in files] == [40]
+    assert {group_size(tmp_path / file.path, group) for file in files for group in range(20)} == {2}
+    assert len(write_chunks(str(tmp_path), "exp1", pa.concat_tables([many, many]))) == 2
+
+
+def group_size(path: Path, group: int) -> int:
+    return int(pq.read_metadata(path).row_group(group).num_rows)
+
+
 def test_a_file_is_told_apart_by_its_chunks_and_costs_the_log_little(tmp_path: Path) -> None:
     (action,) = write_chunks(str(tmp_path), "exp1", rows(range(90, 100)))
     stats = json.loads(action.stats)
@@ -75,8 +94,6 @@ def test_a_file_is_told_apart_by_its_chunks_and_costs_the_log_little(tmp_path: P
     assert stats["minValues"] == {"chunk": 90, "is_last": False}
     assert stats["maxValues"] == {"chunk": 99, "is_last": True}
     assert len(action.stats) < 200
-    metadata = pq.read_metadata(tmp_path / action.path)
-    assert metadata.num_row_groups == 5
 
 
 def test_files_of_lakes_that_deltalake_wrote_are_read_alike(tmp_path: Path) -> None:

@@ -175,6 +175,28 @@ def test_no_more_segments_are_kept_than_allowed(
         assert len(reader._segments) <= 2
 
 
+def test_segments_are_read_ahead_by_another_thread_and_no_more_of_them_than_allowed(
+    catalog: Catalog, mixture: Mixture, plan: CellPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index, "_MAX_RESIDENT_ROWS", 0)
+    monkeypatch.setattr(order, "ROWS_PER_RUN", 150)
+    monkeypatch.setattr(order, "RUNS_PER_SEGMENT", 1)
+    passes = pass_order(plan.num_rows_B, 0, 0, shuffled=True)
+    program = program_of(catalog, mixture)
+    reader, alone = IndexReader(catalog, program, plan), IndexReader(catalog, program, plan)
+    reader.prepare(0, passes, 1)
+    assert not reader._ahead  # nobody reads ahead
+    with reader.reading_ahead():
+        for number in (1, 2, 3):
+            reader.prepare(0, passes, number)
+        assert list(reader._ahead) == [(0, 1), (0, 2)]
+        found = [addresses(reader.piece(0, passes, number).rows) for number in (2, 3, 1)]
+        assert not reader._ahead
+        reader.prepare(0, passes, 1)
+        assert not reader._ahead
+    assert found == [addresses(alone.piece(0, passes, number).rows) for number in (2, 3, 1)]
+
+
 def test_what_is_kept_holds_no_more_than_its_cells(
     catalog: Catalog, mixture: Mixture, plan: CellPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
