@@ -68,18 +68,19 @@ def explain_config_error(error: BaseException) -> str:
         options = str(error).partition("Available options:")[2].split()
         return f"choose a {missing[1]}, {missing[1]}=NAME; there are: {listed(options, 30)}."
     causes = [error]
-    while causes[-1].__cause__ is not None:
-        causes.append(causes[-1].__cause__)
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None:
+        causes.append(cause)
     for cause in reversed(causes):
         if isinstance(cause, ValidationError) and (wrong := _wrong_type(cause)):
             return wrong
     lines = [line.strip() for cause in causes for line in str(cause).splitlines() if line.strip()]
     unknown = next(filter(None, map(_NO_KEY.match, lines)), None)
-    if unknown:
-        hints = (_nearest_key(cause, unknown[1]) for cause in reversed(causes))
-        return f"there is no key {unknown[1]!r}{next(filter(None, hints), '')}"
+    path = next((key for cause in reversed(causes) if (key := getattr(cause, "full_key", None))), None)
+    wanted = unknown[1] if unknown else path
+    hint = next(filter(None, (_nearest_key(cause, str(wanted)) for cause in reversed(causes))), "")
+    if unknown or hint:  # of an override, or of a file
+        return f"there is no key {wanted!r}{hint}"
     useful = [line for line in dict.fromkeys(lines) if not line.startswith(("object_type=", "full_key:", "See "))]
-    path = getattr(causes[-1], "full_key", None)
     text = re.sub(r":\. ", ": ", ". ".join(line.rstrip(".") for line in useful))
     return f"{path}: {text}" if path and path not in text else text
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import fields
@@ -39,17 +40,11 @@ _FLAGS = (
     "-i",
 )
 """Of Hydra's; `--help`, `--from` and `--replay` are ours."""
-_OPEN_DICTS = (
-    "properties.",
-    "options.",
-    "set.",
-    "tokens_per_byte.",
-    "length.",
-    "step.",
-    "floor.",
-    "cap.",
-    "importance.",
-)
+_BY_COMPONENT = "set", "tokens_per_byte", "floor", "cap", "importance"
+_OPEN_DICTS = re.compile(rf"({'|'.join(('properties', 'options', 'length', 'step', *_BY_COMPONENT))})(\.|=\s*\{{)")
+"""Dicts of names that are the user's own."""
+_NAMED = re.compile(rf"({'|'.join(_BY_COMPONENT)})\.(.+)=([^=]*)")
+_SPECIAL, _ESCAPE = re.compile(r"[\\()\[\]{}:=,]"), r"\\\g<0>"
 _OPEN_KEYS = re.compile(
     r"mixture\.(\w+=|(shuffle|order_by|unimax)\.|(components\.[^.=]+\.)+(on_exhausted|max_passes|order_by)\b)"
 )
@@ -65,12 +60,12 @@ def hydra_arguments(name: str, positional: str | None, arguments: Sequence[str])
     names need no ``+``, and SQL needs no quotes but the shell's.
 
     Raises:
-        ConfigError: a flag is unknown, or an argument is no override.
+        ConfigError: a flag is unknown, an argument is no override, or numbers of components exclude one another.
     """
     keys = {field.name for field in fields(SCHEMAS[name])} | {"hydra"}
     flags: list[str] = []
     overrides: list[str] = []
-    for argument in arguments:
+    for argument in map(_with_name_escaped, arguments):
         match = _OVERRIDE.match(argument)
         is_override = argument.startswith("~") or (match is not None and match[1] in keys)
         if flags[-1:] and flags[-1] in _FLAGS_WITH_VALUE:
@@ -80,11 +75,36 @@ def hydra_arguments(name: str, positional: str | None, arguments: Sequence[str])
         elif match is None and not argument.startswith("~") and positional is None:
             raise ConfigError(f"{argument!r} is no override; expected key=value, with a key of: {listed(sorted(keys))}")
         elif is_override or positional is None:
-            is_open = argument.startswith(_OPEN_DICTS) or _OPEN_KEYS.match(argument)
+            is_open = _OPEN_DICTS.match(argument) or _OPEN_KEYS.match(argument)
             overrides.append(("++" if is_open else "") + _with_sql_quoted(argument))
         else:
             overrides.append(f"{positional}={_quoted(argument)}")
+    _check_components(arguments)
     return flags, overrides
+
+
+def _with_name_escaped(argument: str) -> str:
+    r"""Return an override for a component whose name Hydra's keys cannot have, as inferred ones do.
+
+    >>> _with_name_escaped("set.PubMed Central=0.1"), _with_name_escaped("set.de.(none)=0.1")
+    ('set={PubMed Central: 0.1}', 'set={de.\\\\(none\\\\): 0.1}')
+    """
+    named = _NAMED.fullmatch(argument)
+    if named is None or _OVERRIDE.match(argument):
+        return argument
+    return f"{named[1]}={{{_SPECIAL.sub(_ESCAPE, named[2])}: {named[3]}}}"
+
+
+def _check_components(arguments: Sequence[str]) -> None:
+    """Refuse numbers for a component and for one inside it: either would take the other's place unseen."""
+    given = [
+        key for argument in arguments for key in (argument.split("=", 1)[0],) if key.split(".")[0] in _BY_COMPONENT
+    ]
+    for outer, inner in itertools.permutations(given, 2):
+        if inner.startswith(f"{outer}."):
+            raise ConfigError(
+                f"{outer} and {inner} are both given, but the one is inside the other; leave one of them out"
+            )
 
 
 def _checked_flag(argument: str) -> str:

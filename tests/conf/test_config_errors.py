@@ -107,3 +107,10 @@ def test_no_mixture_or_file_is_answered_too(folder: Path) -> None:
     (folder / "mixture" / "broken.yaml").write_text("components:\n  a: {where: x weight: 1\n")
     with pytest.raises(ConfigError, match=r"while parsing .*broken.yaml\", line 2"):
         load_config("mixture=broken", config_dir=folder)
+
+
+def test_a_wrong_key_in_a_file_is_answered_as_one_in_an_override(folder: Path) -> None:
+    (folder / "experiment").mkdir()
+    (folder / "experiment" / "mine.yaml").write_text("# @package _global_\nchunk_sise: 3\n")
+    with pytest.raises(ConfigError, match=r"there is no key 'chunk_sise'; there are: .* Did you mean 'chunk_size'\?"):
+        load_config("mixture=mine", "experiment=mine", config_dir=folder)

@@ -391,7 +391,7 @@ def test_help_lists_the_configs_and_cfg_shows_the_chosen_one(
     ("arguments", "message"),
     [
         (["dataset=dolmo"], "there is no dataset 'dolmo'; there are: dolma, fineweb, "),
-        (["--config-dir", "my", "dataset=mine"], "Key 'propertys' not in 'RegisterConfig'"),
+        (["--config-dir", "my", "dataset=mine"], "there is no key 'propertys'; there are: lake, "),
         (["dataset=dolma"], "property 'source' of 'a': no record has a field 'source'; fields: text, meta"),
     ],
 )

@@ -4,16 +4,19 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 
 from mixlake.catalog import Catalog
-from mixlake.conf.composed import plain, read_mixture, read_settings
-from mixlake.conf.schema import store_schemas
+from mixlake.conf import load_config
+from mixlake.conf.composed import instance, plain, read_mixture, read_settings
+from mixlake.conf.schema import SCHEMAS, store_schemas
 from mixlake.mixing import Explanation, Run, explain
 
 CONF = Path(str(sys.modules["mixlake.conf"].__path__[0]))
@@ -91,6 +94,90 @@ def test_shuffling_is_chosen_by_name(explained: Callable[..., Explanation], name
 @pytest.mark.parametrize("name", names("scale"))
 def test_a_scale_is_chosen_by_name(explained: Callable[..., Explanation], name: str) -> None:
     assert explained("mixture=pile_natural", f"scale={name}").components
+
+
+@pytest.mark.parametrize("name", ["none", *(name for name in names("adapt") if name != "none")])
+def test_what_adapts_weights_is_composed_for_a_run(catalog: Catalog, name: str) -> None:
+    found = load_config("mixture=everything", f"adapt={name}")
+    run = Run.start(catalog, f"adapted-{name}", **found)
+    assert (run.config.adapt is None) == (name == "none")
+
+
+@pytest.mark.parametrize("name", names("adapt/short"))
+@pytest.mark.usefixtures("explained")
+def test_what_adapts_weights_of_short_runs_is_composed_for_the_demo(name: str) -> None:
+    long, short = (plain(compose("demo", [f"adapt={name}", *more]).adapt) for more in (["~adapt/short@adapt"], []))
+    assert long["policy"]["_target_"] == short["policy"]["_target_"]
+    assert long["interval"] > short["interval"]
+
+
+@pytest.mark.parametrize("name", names("fit"))
+@pytest.mark.usefixtures("explained")
+def test_a_law_is_composed_and_fits(name: str) -> None:
+    law = instance(plain(compose("fit-mixture", ["mixture=everything", f"fit={name}", "into=x"]).fit.law))
+    mixtures = np.random.default_rng(0).dirichlet(np.ones(2), 12)
+    assert law.fit(mixtures, mixtures @ [1.0, 2.0]).predict(mixtures) == pytest.approx(mixtures @ [1.0, 2.0], abs=0.05)
+
+
+def test_every_config_is_one_of_a_command_or_of_a_group_that_is_tested() -> None:
+    tested = {"mixture", "curriculum", "experiment", "shuffle", "scale", "adapt", "adapt/short", "fit"}
+    tested.add("dataset")  # by test_dataset_configs, with data
+    found = {path.relative_to(CONF).parent.as_posix(): path for path in CONF.rglob("*.yaml")}
+    assert set(found) == {".", *tested}
+    assert {path.stem for path in CONF.glob("*.yaml")} == set(SCHEMAS)
+
+
+@pytest.mark.parametrize("name", sorted(SCHEMAS))
+@pytest.mark.usefixtures("explained")
+def test_a_command_is_composed_with_every_key_of_its_schema(name: str) -> None:
+    config = compose(name, ["mixture=everything"] if "mixture" in (f.name for f in fields(SCHEMAS[name])) else [])
+    assert set(config) == {field.name for field in fields(SCHEMAS[name])}
+
+
+# Raw size in GiB and epochs, Gao et al. 2020, arXiv 2101.00027, table 1.
+PILE = {
+    "pile_cc": (227.12, 1.0),
+    "pubmed_central": (90.27, 2.0),
+    "books3": (100.96, 1.5),
+    "openwebtext2": (62.77, 2.0),
+    "arxiv": (56.21, 2.0),
+    "github": (95.16, 1.0),
+    "freelaw": (51.15, 1.5),
+    "stackexchange": (32.20, 2.0),
+    "uspto": (22.90, 2.0),
+    "pubmed_abstracts": (19.26, 2.0),
+    "gutenberg": (10.88, 2.5),
+    "opensubtitles": (12.98, 1.5),
+    "wikipedia": (6.38, 3.0),
+    "dm_mathematics": (7.75, 2.0),
+    "ubuntu_irc": (5.52, 2.0),
+    "bookcorpus2": (6.30, 1.5),
+    "europarl": (4.59, 2.0),
+    "hackernews": (3.90, 2.0),
+    "youtube_subtitles": (3.73, 2.0),
+    "philpapers": (2.38, 2.0),
+    "nih_exporter": (1.89, 2.0),
+    "enron": (0.88, 2.0),
+}
+
+
+def weights_of(name: str) -> dict[str, float]:
+    return {component.name: component.weight for component in load_config(f"mixture={name}")["mixture"].components}
+
+
+def test_the_piles_default_weights_are_its_raw_sizes_times_its_epochs() -> None:
+    total = sum(size * epochs for size, epochs in PILE.values())
+    expected = {name: 100 * size * epochs / total for name, (size, epochs) in PILE.items()}
+    assert weights_of("pile_default") == pytest.approx(expected, abs=0.01)
+    assert list(weights_of("pile_doremi")) == list(expected)
+
+
+def test_annealing_mixtures_sum_to_what_was_published() -> None:
+    assert sum(weights_of("olmo2_midtraining").values()) == pytest.approx(100.01)
+    stable, decay = weights_of("smollm_stable"), weights_of("smollm_decay")
+    assert sum(stable.values()) == pytest.approx(1)
+    assert decay["fineweb_edu"] + decay["dclm"] == pytest.approx(0.58)
+    assert sum(decay.values()) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("name", [name for name in names("mixture") if name.startswith(("pile_d", "slim", "llama"))])
