@@ -17,8 +17,10 @@ from mixlake.catalog.formats import Format
 from mixlake.catalog.read_cache import ReadCache
 from mixlake.catalog.records import DataFile, FieldPath
 from mixlake.catalog.spans import Spans
+from mixlake.catalog.token_ranges import TokenRanges
 
-Columns: TypeAlias = dict[FieldPath, list[Any]]
+Columns: TypeAlias = dict[FieldPath, Any]
+"""Of each field a list, or TokenRanges, which are a sequence of arrays too."""
 
 _LONG = 64
 """Shorter texts, such as names, take less time as they are."""
@@ -153,7 +155,11 @@ def fetch_columns(
     if parse is None:
         records = data_format.read(file, spans, None if WHOLE in fields else fields, options, cache)
         return lambda: {path: _column(records, path) for path in fields}
-    return parse if form is None else (lambda: {path: list(map(form, column)) for path, column in parse().items()})
+    return parse if form is None else (lambda: {path: _formed(column, form) for path, column in parse().items()})
+
+
+def _formed(column: Any, form: Callable[[Any], Any]) -> Any:
+    return column if isinstance(column, TokenRanges) else list(map(form, column))
 
 
 def _column(records: Sequence[dict[str, Any]], path: FieldPath) -> list[Any]:

@@ -31,7 +31,8 @@ from mixlake.catalog.ranged_reads import read_ranges
 from mixlake.catalog.read_cache import ReadCache
 from mixlake.catalog.records import Block, DataFile, FieldPath, FilePart, Span
 from mixlake.catalog.spans import Spans
-from mixlake.catalog.token_blocks import block_bounds, check_spans, copied, list_column, token_block
+from mixlake.catalog.token_blocks import block_bounds, check_spans, in_file, list_column, token_block
+from mixlake.catalog.token_ranges import TokenRanges
 
 _DOCUMENTS_PER_PART = 1 << 20
 
@@ -104,7 +105,7 @@ class MegatronFormat:
         fields: Sequence[FieldPath],
         options: Mapping[str, Any],
         cache: ReadCache,
-    ) -> dict[FieldPath, list[Any]] | None:
+    ) -> dict[FieldPath, TokenRanges] | None:
         """Return the tokens of the documents of the spans straight out of the mapped file; None for other fields."""
         del options
         if set(fields) != {("tokens",)}:
@@ -119,7 +120,7 @@ class MegatronFormat:
             )
         starts, stops = document_reach(index, rows, file.num_bytes)
         check_spans(file.uri, spans, starts, stops, len(content))
-        return {("tokens",): copied(content, index.token_type, starts, stops)}
+        return {("tokens",): in_file(content, index.token_type, starts, stops)}
 
 
 def _blocks(part: FilePart, fields: Mapping[FieldPath, pa.DataType], problems: Problems) -> Iterator[Block]:

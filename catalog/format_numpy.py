@@ -27,8 +27,9 @@ from mixlake.catalog.problems import Problems
 from mixlake.catalog.read_cache import ReadCache
 from mixlake.catalog.records import Block, DataFile, FieldPath, FilePart, IntArray, Problem, Span
 from mixlake.catalog.spans import Spans
-from mixlake.catalog.token_blocks import block_bounds, copied, records_of, token_block
+from mixlake.catalog.token_blocks import block_bounds, in_file, records_of, token_block
 from mixlake.catalog.token_lists import IdArray
+from mixlake.catalog.token_ranges import TokenRanges
 
 _CUTS = ("begin", "end", "length")
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -102,18 +103,18 @@ class NumpyFormat:
         fields: Sequence[FieldPath],
         options: Mapping[str, Any],
         cache: ReadCache,
-    ) -> dict[FieldPath, list[Any]] | None:
+    ) -> dict[FieldPath, TokenRanges] | None:
         """Return the tokens of the documents of the spans straight out of the mapped file; None for other fields."""
         if set(fields) != {("tokens",)}:
             return None
         return {("tokens",): self._tokens(file, spans, options, cache)}
 
-    def _tokens(self, file: DataFile, spans: Spans, options: Mapping[str, Any], cache: ReadCache) -> list[IdArray]:
+    def _tokens(self, file: DataFile, spans: Spans, options: Mapping[str, Any], cache: ReadCache) -> TokenRanges:
         layout, content = cache.get(
             (file.uri, file.modified_us, "array"), lambda: ((layout_of(file, options), mapped(file.uri)), 0)
         )
         starts, stops = _reach(file, spans, layout, content)
-        return copied(content[layout.start :], layout.token_type, starts - layout.start, stops - layout.start)
+        return in_file(content[layout.start :], layout.token_type, starts - layout.start, stops - layout.start)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

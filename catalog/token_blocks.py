@@ -13,6 +13,7 @@ from mixlake.catalog.errors import DataError
 from mixlake.catalog.records import Block, FieldPath, FilePart, IntArray
 from mixlake.catalog.spans import Spans
 from mixlake.catalog.token_lists import IdArray
+from mixlake.catalog.token_ranges import TokenRanges
 
 _DOCUMENTS_PER_BLOCK = 1 << 17
 _BYTES_PER_BLOCK = 4 << 20
@@ -75,16 +76,13 @@ def list_column(bounds: IntArray, values: npt.NDArray[Any]) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(bounds, pa.int32()), pa.array(values))
 
 
-def copied(content: memoryview, token_type: np.dtype[Any], starts: IntArray, stops: IntArray) -> list[IdArray]:
-    """Return the tokens of some documents, by their bytes in a mapped file.
-
-    They are copied, so that the pages are read here and not by the trainer.
-    """
+def in_file(content: memoryview, token_type: np.dtype[Any], starts: IntArray, stops: IntArray) -> TokenRanges:
+    """Return the tokens of some documents, by their bytes in a mapped file; its pages are read here."""
     item = token_type.itemsize
     tokens = np.frombuffer(content, token_type, len(content) // item)
-    native = token_type.newbyteorder("=")
-    bounds = zip((starts // item).tolist(), (stops // item).tolist(), strict=True)
-    return [tokens[start:stop].astype(native) for start, stop in bounds]
+    documents = TokenRanges.of(tokens, starts // item, stops // item)
+    documents.fetch()
+    return documents
 
 
 def check_spans(uri: str, spans: Spans, starts: IntArray, stops: IntArray, num_bytes: int) -> None:

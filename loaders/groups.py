@@ -18,7 +18,8 @@ from mixlake.catalog.columns import Columns, as_text
 from mixlake.catalog.fields import token_ids
 from mixlake.catalog.records import FieldPath, IntArray
 from mixlake.catalog.spans import ranges
-from mixlake.loaders.reading import Read, SampleReader, put
+from mixlake.loaders.contents import Contents, Values, put
+from mixlake.loaders.reading import Read, SampleReader
 from mixlake.loaders.replacing import Address, Replaced, Unreadable
 from mixlake.mixing.chunks import Chunk, Delivery
 
@@ -29,7 +30,7 @@ _MAX_SAMPLES = 1 << 14
 class SampleGroup:
     """Some samples of a chunk, in delivery order, by column: one entry per sample everywhere."""
 
-    contents: list[Any]
+    contents: Values
     """Value of each sample's text field as it was read: text (``str``, or a memoryview of UTF-8 where the reader may
     give that), or a list or array of token ids."""
     columns: Columns
@@ -76,7 +77,7 @@ class SampleGroup:
         Raises:
             DataError: a field holds neither text nor token ids.
         """
-        if set(map(type, self.contents)) <= {str, memoryview}:
+        if isinstance(self.contents, list) and set(map(type, self.contents)) <= {str, memoryview}:
             return self.contents
         return [self.content(index) for index in range(len(self))]
 
@@ -106,7 +107,7 @@ class ChunkBuffer:
         full = np.cumsum(reader.held_bytes(chunk)[order.interval]) // reader.group_bytes
         is_start = (np.diff(full, prepend=-1) > 0) | (np.arange(num_samples) % _MAX_SAMPLES == 0)
         self._group_starts = np.append(np.flatnonzero(is_start), num_samples)
-        self._contents: list[Any] = [None] * num_samples
+        self._contents = Contents(num_samples)
         self._columns: Columns = {path: [None] * num_samples for path in reader.fields}
         self._read_of_interval = np.full(len(intervals), -1, np.int64)
         self._reads: list[tuple[IntArray, Future[Callable[[], Read]]] | None] = []
@@ -136,10 +137,11 @@ class ChunkBuffer:
         for number in np.unique(self._read_of_interval[interval]).tolist():
             self._settle(number)
         places = positions.tolist()
-        contents = _take(self._contents, places)
+        contents = self._contents.take(positions)
         columns = {path: _take(column, places) for path, column in self._columns.items()}
         sources = positions
         if self._reader.replacements is not None:
+            contents = list(contents)
             sources = self._replace(positions, contents, columns)
         intervals, interval = self._chunk.intervals, self._order.interval[sources]
         registrations = self._chunk.registrations
@@ -161,10 +163,10 @@ class ChunkBuffer:
         intervals, future = read
         parse = self._reader.fetch(self._chunk, intervals) if future.cancel() else future.result()
         contents, columns = parse()
-        where = self._position[ranges(self._first[intervals], self._num_rows[intervals])].tolist()
-        put(self._contents, where, contents)
+        where = self._position[ranges(self._first[intervals], self._num_rows[intervals])]
+        self._contents.put(where, contents)
         for path, column in columns.items():
-            put(self._columns[path], where, column)
+            put(self._columns[path], where.tolist(), column)
         self._reads[number] = None
 
     def _address(self, position: int) -> Address:

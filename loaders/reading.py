@@ -23,6 +23,7 @@ from mixlake.catalog.publishing import registered_files
 from mixlake.catalog.read_cache import ReadCache
 from mixlake.catalog.records import FieldPath, IntArray
 from mixlake.catalog.spans import Spans, ranges
+from mixlake.loaders.contents import Contents, Values, put
 from mixlake.loaders.images import Images
 from mixlake.loaders.replacing import Replacements, Unreadable
 from mixlake.loaders.stats import Counts
@@ -38,7 +39,7 @@ _SIDE_BY_SIDE = frozenset({"parquet", "arrow"})
 threads would wake each other all the time: lines come a sixth slower. Storage that makes readers wait wants more worker
 processes."""
 
-Read: TypeAlias = tuple[list[Any], Columns]
+Read: TypeAlias = tuple[Values, Columns]
 """Contents, and other fields, of some samples."""
 
 
@@ -50,7 +51,7 @@ class _Source(NamedTuple):
     spans: Spans
 
 
-_Part: TypeAlias = tuple[list[int], _Source, Callable[[], Columns] | None]
+_Part: TypeAlias = tuple[IntArray, _Source, Callable[[], Columns] | None]
 """Where rows of a file belong, which ones they are, and what parses them."""
 
 
@@ -190,13 +191,13 @@ class SampleReader:
         parts = []
         for mine in np.split(order, np.flatnonzero(is_new)[1:]) if len(order) else ():
             registration = chunk.registrations[registrations[mine[0]]]
-            where = ranges(first[mine], num_rows[mine]).tolist()
+            where = ranges(first[mine], num_rows[mine])
             source = _Source(registration, int(file_ids[mine[0]]), _spans(chunk, wanted[mine]))
             parts.append((where, source, self._fetch_sound(source)))
         return partial(self._put_together, parts, total)
 
     def _put_together(self, parts: Sequence[_Part], total: int) -> Read:
-        contents: list[Any] = [None] * total
+        contents = Contents(total)
         columns: Columns = {path: [None] * total for path in self.fields}
         for where, source, parse in parts:
             found = self._sound(source, parse)
@@ -204,10 +205,10 @@ class SampleReader:
                 num_bytes, num = self._decoded[source.registration]
                 num_bytes += sum(sum(map(_size, column)) for column in found.values())
                 self._decoded[source.registration] = num_bytes, num + len(where)
-            put(contents, where, found[self.text_fields[source.registration]])
+            contents.put(where, found[self.text_fields[source.registration]])
             for path in self.fields:
-                put(columns[path], where, found[path])
-        return contents, columns
+                put(columns[path], where.tolist(), found[path])
+        return contents.take(np.arange(total)), columns
 
     def _fetch_sound(self, source: _Source) -> Callable[[], Columns] | None:
         """Read rows of a file; None where they cannot be read, and those that cannot are to be replaced."""
@@ -233,7 +234,7 @@ class SampleReader:
             spans = self._rows_of(registration, file_id, spans[0])
         middle = len(spans) // 2
         halves = [self._sound(_Source(registration, file_id, half)) for half in (spans[:middle], spans[middle:])]
-        return {path: halves[0][path] + halves[1][path] for path in halves[0]}
+        return {path: [*halves[0][path], *halves[1][path]] for path in halves[0]}
 
     def _rows_of(self, registration: str, file_id: int, span: Span) -> Spans:
         """Return a span's rows as spans of their own; the index knows where they lie."""
@@ -273,12 +274,6 @@ class SampleReader:
                 dataset = self._datasets[registration].name
                 self._files[registration] = registered_files(self._catalog.lake, dataset, registration)
             return self._files[registration][file_id]
-
-
-def put(target: list[Any], where: Sequence[int], values: Sequence[Any]) -> None:
-    """Set the entries of a list at some places."""
-    for index, value in zip(where, values, strict=True):
-        target[index] = value
 
 
 def _size(value: Any) -> int:

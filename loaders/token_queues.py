@@ -11,11 +11,13 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from itertools import compress
 from operator import attrgetter
+from typing import Any
 
 import numpy as np
 
 from mixlake.catalog import DataError
 from mixlake.catalog.token_lists import IdArray, TokenLists, narrowed
+from mixlake.catalog.token_ranges import TokenRanges
 from mixlake.catalog.tokenizers import Tokenizer
 from mixlake.loaders.documents import LaneChunks, SampleQueue
 from mixlake.loaders.groups import SampleGroup
@@ -154,15 +156,13 @@ def encoded(tokenizer: Tokenizer, samples: SampleGroup, start: int, stop: int) -
             them.
     """
     contents = samples.contents[start:stop]
+    if isinstance(contents, TokenRanges):
+        return _checked(tokenizer, samples, start, contents.joined())
     kinds = set(map(type, contents))
     if kinds == {str}:
         return tokenizer.encode(contents)
-    joined = _joined(contents) if kinds == {np.ndarray} else None
-    if joined is not None:
-        if tokenizer.vocab_size and _has_others(joined.ids, tokenizer.vocab_size):
-            for index, ids in enumerate(joined):
-                _check(tokenizer, samples, start + index, ids)
-        return joined
+    if kinds == {np.ndarray} and (joined := _joined(contents)) is not None:
+        return _checked(tokenizer, samples, start, joined)
     values = [samples.content(index) for index in range(start, stop)]
     texts = iter(tokenizer.encode([value for value in values if isinstance(value, str)]))
     documents = []
@@ -184,6 +184,14 @@ def _joined(arrays: Sequence[IdArray]) -> TokenLists | None:
     return TokenLists(ids=ids if ids.dtype.itemsize < np.dtype(np.int32).itemsize else narrowed(ids), bounds=bounds)
 
 
+def _checked(tokenizer: Tokenizer, samples: SampleGroup, start: int, documents: TokenLists) -> TokenLists:
+    """Return the ids of samples from ``start`` on, which must be the tokenizer's."""
+    if tokenizer.vocab_size and _has_others(documents.ids, tokenizer.vocab_size):
+        for index, ids in enumerate(documents, start):
+            _check(tokenizer, samples, index, ids)
+    return documents
+
+
 def _has_others(ids: IdArray, vocab_size: int) -> bool:
     if not len(ids) or (ids.dtype.kind == "u" and np.iinfo(ids.dtype).max < vocab_size):
         return False
@@ -202,10 +210,10 @@ def _check(tokenizer: Tokenizer, samples: SampleGroup, index: int, ids: IdArray)
 
 def _stop(group: SampleGroup, start: int, at_once: int) -> int:
     """Return where to stop tokenizing: at the end of the group, or where there is enough of it."""
-    num = 0
-    for index in range(start, len(group)):
-        content = group.contents[index]
-        num += len(content) if isinstance(content, (str, list, np.ndarray)) else 0
-        if num >= at_once:
-            return index + 1
-    return len(group)
+    contents = group.contents[start:]
+    sizes = contents.lengths if isinstance(contents, TokenRanges) else list(map(_size, contents))
+    return start + min(len(sizes), int(np.searchsorted(np.cumsum(sizes), at_once)) + 1)
+
+
+def _size(content: Any) -> int:
+    return len(content) if isinstance(content, (str, list, np.ndarray)) else 0
