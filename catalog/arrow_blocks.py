@@ -23,6 +23,8 @@ ARROW_ERRORS = (pa.ArrowException, OSError)
 """What Arrow raises at files that it cannot read."""
 BYTES_PER_BLOCK = 4 << 20
 BYTES_PER_PART = 32 << 20
+_BYTES_TOGETHER = 2 << 20
+"""Of row groups that share a block, as in `scanning`."""
 _ROWS_PER_BLOCK = 1 << 17
 
 
@@ -111,7 +113,7 @@ def _grouped(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
     group: list[Piece] = []
     num_bytes = num_rows = 0
     for piece in pieces:
-        is_full = num_bytes + piece.num_bytes > BYTES_PER_BLOCK or num_rows + piece.num_rows > _ROWS_PER_BLOCK
+        is_full = num_bytes + piece.num_bytes > _BYTES_TOGETHER or num_rows + piece.num_rows > _ROWS_PER_BLOCK
         if group and (is_full or piece.slice_number is not None or group[-1].slice_number is not None):
             yield group
             group, num_bytes, num_rows = [], 0, 0

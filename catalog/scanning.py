@@ -27,6 +27,9 @@ from mixlake.catalog.records import Block, DataFile, FieldPath, FilePart, Proble
 _BYTES_PER_TASK = 16 << 20
 _PARTS_PER_TASK = 1024
 _BYTES_PER_BLOCK = 4 << 20
+_BYTES_DECODED = 2 << 20
+"""Of reads that share a block, where samples cannot be read by their bytes. Lanes share out the last blocks of a pass,
+and each decodes all that those hold: of small ones a small dataset has many, and reads few of them more than once."""
 _PROBED_FILES = 16
 
 
@@ -156,7 +159,8 @@ class _Numbers:
         Small reads share a block number; what is read as one has one, however large it is.
         """
         block = piece.block
-        is_full = self._block_bytes and self._block_bytes + block.num_bytes > _BYTES_PER_BLOCK
+        most = _BYTES_DECODED if block.byte_starts is None else _BYTES_PER_BLOCK
+        is_full = self._block_bytes and self._block_bytes + block.num_bytes > most
         if is_full and not block.continues:
             self._block, self._block_bytes = self._block + 1, 0
         self._block_bytes += block.num_bytes

@@ -1,6 +1,6 @@
 """Read amplification: bytes decoded over bytes delivered, all ranks together, properties alternating from row to row.
 
-python -m tests.benchmarks.reading [samples …]     default: 2 million
+python -m tests.benchmarks.reading [samples …]     default: 0.5 and 2 million
 """
 
 import functools
@@ -114,7 +114,7 @@ def measure(num_samples: int, format: str) -> list[Line]:
 
 
 def main() -> None:
-    sizes = [int(argument) for argument in sys.argv[1:]] or [2_000_000]
+    sizes = [int(argument) for argument in sys.argv[1:]] or [500_000, 2_000_000]
     lines = [line for size in sizes for format in _LIMITS for line in measure(size, format)]
     show(f"Bytes decoded over bytes delivered, {_LANES} ranks", lines)
 

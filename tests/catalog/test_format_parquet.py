@@ -93,7 +93,7 @@ def test_each_row_is_a_sample_and_small_row_groups_share_a_block(
 ) -> None:
     file = write(tmp_path / "a.parquet", [{"text": str(index)} for index in range(7)], row_group_size=2)
     num_bytes = [pq.read_metadata(file.uri).row_group(index).total_byte_size for index in range(4)]
-    monkeypatch.setattr(arrow_blocks, "BYTES_PER_BLOCK", num_bytes[0] + num_bytes[1])
+    monkeypatch.setattr(arrow_blocks, "_BYTES_TOGETHER", num_bytes[0] + num_bytes[1])
     blocks = scan(file, ("text",))
     assert [block.rows.tolist() for block in blocks] == [[0, 1, 2, 3], [4, 5, 6]]
     assert [block.columns[("text",)].to_pylist() for block in blocks] == [["0", "1", "2", "3"], ["4", "5", "6"]]

@@ -198,8 +198,8 @@ def test_blocks_collect_what_is_read_together_up_to_some_megabytes(
 def test_a_block_never_parts_a_row_group(
     catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_bytes: int, blocks: list[int]
 ) -> None:
-    monkeypatch.setattr(scanning, "_BYTES_PER_BLOCK", num_bytes)
-    monkeypatch.setattr(arrow_blocks, "BYTES_PER_BLOCK", num_bytes)
+    monkeypatch.setattr(scanning, "_BYTES_DECODED", num_bytes)
+    monkeypatch.setattr(arrow_blocks, "_BYTES_TOGETHER", num_bytes)
     pq.write_table(pa.table({"text": list("abcdefg")}), tmp_path / "a.parquet", row_group_size=3)
     catalog.register("docs", str(tmp_path / "a.parquet"))
     rows = index_rows(catalog, "docs")
