@@ -12,7 +12,7 @@ What a component is owed is its credit: its share of all units given out so far,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from heapq import heappop, heappush
+from heapq import heappop, heappush, heappushpop
 from typing import NamedTuple
 
 import numpy as np
@@ -214,22 +214,26 @@ def _serve(starts: list[int], ranks: list[int], sizes: list[int], num: int, hori
     """
     coming = iter(zip([*starts, _NEVER], [*ranks, len(ranks)], strict=True))
     start, rank = next(coming)
-    heap: list[int] = []
+    waiting: list[int] = []
     served: list[int] = []
     clock = 0
     for _ in range(num):
         if clock >= horizon:
             break
-        while start <= clock:
-            heappush(heap, rank)
+        if start > clock and waiting:
+            best = heappop(waiting)
+        elif start == _NEVER:
+            break
+        else:  # one at least; if nobody is owed anything, as where credits left with a component, whoever is first
+            best = rank
             start, rank = next(coming)
-        if not heap:  # nobody is owed anything, as where credits left with a component: whoever may start first
-            if start == _NEVER:
-                break
-            heappush(heap, rank)
-            start, rank = next(coming)
-        served.append(heappop(heap))
-        clock += sizes[served[-1]]
+            while start <= clock:
+                heappush(waiting, best)
+                best = rank
+                start, rank = next(coming)
+            best = heappushpop(waiting, best)
+        served.append(best)
+        clock += sizes[best]
     return served
 
 

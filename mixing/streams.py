@@ -20,8 +20,6 @@ from mixlake.mixing.program import Leaf, Program
 from mixlake.mixing.queues import Queues
 
 ENDLESS = 1 << 62
-_CHUNKS_AHEAD = 8
-"""Of a lane, whose samples' sizes are looked up at once."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,7 +128,7 @@ class Stream:
         ratio = 1.0 if source.ratio is None else source.ratio
         self.mean_units = max(1.0, ratio * int(plan.num_units_C[source.cells].sum())) / max(1, int(sizes.sum()))
         self._num_taken = 0
-        self._lane, self._num_here = 0, 0
+        self._lane, self._num_here, self._num_chunks = 0, 0, 1
         self._waiting: list[tuple[int, int]] = []
         """Samples of chunks, and their lanes, that are counted and not yet taken."""
         self._units: dict[int, IntArray] = {}
@@ -147,14 +145,14 @@ class Stream:
         left = (self.source.max_passes - self.passes) * sizes - self.taken.sum(axis=1)
         return int(np.maximum(left, 0).sum())
 
-    def enter(self, lane: int) -> None:
-        """Go on with a chunk of a lane."""
+    def enter(self, lane: int, num_chunks: int) -> None:
+        """Go on with a chunk of a lane, of which so many are drawn: their sizes are looked up at once."""
         if self._num_here:
             self._waiting.append((self._num_here, self._lane))
             self._units[self._lane] = self._units[self._lane][self._num_here :]
             if self._is_lending:
                 self.settle()
-        self._lane, self._num_here = lane, 0
+        self._lane, self._num_here, self._num_chunks = lane, 0, num_chunks
 
     def settle(self) -> None:
         """Take what chunks that are left behind have counted: of many together, as that takes as long as of one."""
@@ -217,7 +215,7 @@ class Stream:
         queues = self._cell_rows.queues(self.source.cells[members], int(self.passes[members[0]])) if num else None
         left = 0 if queues is None else int((queues.sizes_CQ[:, lane] - self.taken[members, lane]).sum())
         self._is_lending = num > left
-        num = max(num, min(left, num * _CHUNKS_AHEAD))
+        num = max(num, min(left, num * self._num_chunks))
         ahead = self._copy()
         ahead.take(np.array([num]), np.array([lane]))
         units = np.empty(num, np.int64)

@@ -52,8 +52,8 @@ def take_turns(streams: Sequence[Stream], cursor: Cursor, lanes: IntArray, chunk
     parts: list[IntArray] = []
     changes: list[tuple[int, tuple[int, ...]]] = []
     is_ended = False
-    _enter(streams, lanes[0])
-    for number, next_lane in enumerate(lanes[1:]):
+    _enter(streams, lanes)
+    for number in range(len(lanes) - 1):
         lane, lean = _leaning(cursor.next_chunk + number, rows, shares)
         turns = _take(streams, shares, credits, chunk_size, looks_ahead=False, lean=lean)
         parts.append(turns.component)
@@ -64,7 +64,7 @@ def take_turns(streams: Sequence[Stream], cursor: Cursor, lanes: IntArray, chunk
         if turns.changes:
             rows = [carried(row, turns.shares) for row in rows]
         shares, credits, is_ended = turns.shares, turns.credits, turns.is_ended
-        _enter(streams, next_lane)
+        _enter(streams, lanes[number + 1 :])
         _, next_lean = _leaning(cursor.next_chunk + number + 1, rows, shares)
         if is_ended or (is_ended := _is_over(streams, shares, credits, next_lean)):
             break
@@ -149,9 +149,12 @@ def _next(
     return fair_turns(shares, credits, sizes, is_all, num, lean), sizes
 
 
-def _enter(streams: Sequence[Stream], lane: int) -> None:
+def _enter(streams: Sequence[Stream], lanes: IntArray) -> None:
+    """Go on with the first of some chunks, given their lanes and that of one more."""
+    lane = int(lanes[0])
+    num_chunks = max(1, int(np.count_nonzero(lanes[:-1] == lane)))
     for stream in streams:
-        stream.enter(int(lane))
+        stream.enter(lane, num_chunks)
 
 
 def _is_over(
