@@ -73,6 +73,8 @@ class Cursor:
         lanes: int,
         parent: Cursor | None = None,
         standing: Sequence[int] | None = None,
+        *,
+        is_in_its_cells: bool = False,
     ) -> Cursor:
         """Return the cursor of a run that has not begun.
 
@@ -82,6 +84,7 @@ class Cursor:
             lanes: the run's.
             parent: where the run stands that it goes on from. Its time goes on, and what components are owed.
             standing: shares that were set for the parent and hold on, if both draw the same.
+            is_in_its_cells: whether the plan is the parent's, so that it goes on where the parent stands in each cell.
         """
         position = 0
         credits: tuple[int, ...] = ()
@@ -94,6 +97,10 @@ class Cursor:
         shares = program.segments[segment].shares
         if parent is not None and standing is not None and segment == parent.segment:
             shares = tuple(standing)
+        passes = tuple(plan.num_passes_C.tolist())
+        taken: tuple[tuple[int, ...], ...] = ((0,) * (lanes if program.is_shuffled else 1),) * plan.num_cells
+        if parent is not None and is_in_its_cells:
+            passes, taken = parent.passes, parent.taken
         return cls(
             next_chunk=0 if parent is None else parent.next_chunk,
             num_units=0 if parent is None else parent.num_units,
@@ -102,8 +109,8 @@ class Cursor:
             shares=shares,
             credits=carried(_filled(credits, len(shares)), shares),
             lane_credits=tuple(carried(_filled(row, len(shares)), shares) for row in rows),
-            passes=tuple(plan.num_passes_C.tolist()),
-            taken=((0,) * (lanes if program.is_shuffled else 1),) * plan.num_cells,
+            passes=passes,
+            taken=taken,
             pending=(),
             num_changes=0,
             is_ended=False,

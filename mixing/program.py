@@ -75,6 +75,9 @@ class Resolution:
     """By component, the units of one pass over all that its stages draw from; of runs that adapt their weights."""
     inherited_step: int = -1
     """The last training step of the run that this one goes on from whose losses its policy knows; -1 for none."""
+    cells: tuple[str, ...] | None = None
+    """The predicates of the cells of the run that this one goes on from, where it draws from them on as that one did;
+    None where it counts what that one has drawn."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the resolution as JSON can hold it."""
@@ -89,6 +92,7 @@ class Resolution:
             "measurement": self.measurement,
             **({} if self.units_per_pass is None else {"units_per_pass": dict(self.units_per_pass)}),
             **({} if self.inherited_step < 0 else {"inherited_step": self.inherited_step}),
+            **({} if self.cells is None else {"cells": list(self.cells)}),
         }
 
     @classmethod
@@ -104,6 +108,7 @@ class Resolution:
             measurement=state.get("measurement"),
             units_per_pass=state.get("units_per_pass"),
             inherited_step=state.get("inherited_step", -1),
+            cells=tuple(state["cells"]) if "cells" in state else None,
         )
 
 
@@ -140,10 +145,14 @@ class Program:
     """Where the run ends if its samples last so long."""
     units_per_pass: Mapping[str, float] | None = None
     """By component, where it is known (see `Resolution`)."""
+    cells: tuple[str, ...] | None = None
+    """Predicates of the cells, where they are another run's (see `Resolution`)."""
 
     @property
     def predicates(self) -> tuple[str, ...]:
-        """Every predicate that decides whose a sample is, each once."""
+        """Every predicate that tells cells apart, each once: those that decide whose a sample is are among them."""
+        if self.cells is not None:
+            return self.cells
         found: dict[str, None] = {}
         for segment in self.segments:
             for leaf in segment.leaves:
@@ -153,6 +162,11 @@ class Program:
     def draws_alike(self, other: Program) -> bool:
         """Say whether the components are those of another program and draw from the same samples, in any shares."""
         return (self.components, self.filter, self._drawn()) == (other.components, other.filter, other._drawn())
+
+    def goes_through(self, other: Program) -> bool:
+        """Say whether it can go on in the cells of another program: their predicates tell all that it needs apart."""
+        mine, theirs = ((p.filter, p.unit_property, p.window) for p in (self, other))
+        return mine == theirs and set(self.predicates) <= set(other.predicates)
 
     def _drawn(self) -> list[list[tuple[str, tuple[str, ...], tuple[str, ...]]]]:
         return [[(leaf.name, leaf.requires, leaf.excludes) for leaf in leaves] for leaves in self.stage_leaves]
@@ -218,6 +232,7 @@ def make_program(
         segments=tuple(segments),
         end=end,
         units_per_pass=resolution.units_per_pass,
+        cells=resolution.cells,
     )
 
 

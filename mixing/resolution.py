@@ -129,11 +129,16 @@ def plan_cells(catalog: Catalog, program: Program, consumed: Consumed | None = N
         ConfigError: a component is empty, or samples lack the property that the unit counts.
     """
     plan = find_cells(catalog, program, consumed)
-    _check_components(plan, program, catalog.version)
+    check_components(plan, program, catalog.version)
     return plan
 
 
-def _check_components(plan: CellPlan, program: Program, version: int) -> None:
+def check_components(plan: CellPlan, program: Program, version: int) -> None:
+    """Refuse a program of which a component has no samples in the cells of a catalog version.
+
+    Raises:
+        ConfigError: a component is empty, or its samples hold no units.
+    """
     at = f"samples@{version}"
     for leaves in dict.fromkeys(program.stage_leaves):
         owner_C = plan.owners(leaves)

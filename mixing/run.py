@@ -234,8 +234,10 @@ class Run(Shown):
         """Declare a run that goes on from this one, in place of its chunk ``at_chunk``; what is None stays as it is.
 
         Its chunks before that are this run's. Nothing that they drew is drawn again in the same pass: it is found in
-        the fork's catalog version by dataset, file and row, whatever the mixture and the version. Components of the
-        same name are owed what they were, and time goes on: stages and length count from the beginning of this run.
+        the fork's catalog version by dataset, file and row, whatever the mixture and the version. Where order, version
+        and predicates are this run's, it goes on where this run stands in each cell, however much that has drawn.
+        Components of the same name are owed what they were, and time goes on: stages and length count from the
+        beginning of this run.
         Weights that were set by hand hold on, unless another mixture or curriculum is given; so do those of a policy,
         unless another one is given.
 
@@ -270,9 +272,7 @@ class Run(Shown):
         if config.adapt is not None and config.program().draws_alike(self.program):
             last = self.feedback.last_step_before(at_chunk)
             config = replace(config, resolution=replace(config.resolution, inherited_step=last))
-        consumed = self._schedule.consumed(at_chunk, pinned)
-        plan = plan_cells(pinned, config.program(), consumed)
-        return Run._write(pinned, config, Known(plan=plan, consumed=consumed), parent=self)
+        return Run._write(pinned, *self._schedule.fork(config, pinned), parent=self)
 
     def _checked_fork(self, name: str, at_chunk: int, catalog: Catalog) -> Catalog:
         """Return the catalog version of a fork, whose name and beginning are possible."""

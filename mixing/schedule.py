@@ -25,6 +25,7 @@ from mixlake.mixing.index import IndexReader
 from mixlake.mixing.precedence import Precedence
 from mixlake.mixing.program import set_shares
 from mixlake.mixing.quotas import SCALE
+from mixlake.mixing.resolution import check_components, plan_cells
 from mixlake.mixing.run_config import RunConfig
 from mixlake.mixing.scheduler import Drawn, Scheduler
 from mixlake.mixing.weights import Reweighting, WeightsLog
@@ -91,12 +92,36 @@ class Schedule:
     @cached_property
     def plan(self) -> CellPlan:
         """The cells that the run draws from."""
-        return self._known.plan or find_cells(self.catalog, self.program, self._consumed)
+        if self._known.plan is not None:
+            return self._known.plan
+        if self._goes_on_in_cells:
+            return self._ancestor.plan
+        return find_cells(self.catalog, self.program, self._consumed)
 
     @cached_property
     def _consumed(self) -> Consumed | None:
-        known = self._known.consumed
-        return self._parent.consumed(self.config.at_chunk, self.catalog) if known is None and self._parent else known
+        if self._known.consumed is not None or self._parent is None:
+            return self._known.consumed
+        if self._goes_on_in_cells:
+            return self._ancestor._consumed
+        return self._parent.consumed(self.config.at_chunk, self.catalog)
+
+    @property
+    def _goes_on_in_cells(self) -> bool:
+        """Whether its cells are those of the run that it goes on from, and it goes on where that one stands in them."""
+        return self.config.resolution.cells is not None
+
+    @property
+    def _ancestor(self) -> Schedule:
+        """The run that has drawn what comes before this one's first chunk."""
+        assert self._parent is not None
+        return self._parent.owner(self.config.at_chunk)
+
+    def owner(self, chunk: int) -> Schedule:
+        """Return the schedule of the run that stands in front of a chunk: this one, or one that it goes on from."""
+        if self._parent is not None and chunk <= self.config.at_chunk:
+            return self._parent.owner(chunk)
+        return self
 
     def consumed(self, until: int, catalog: Catalog) -> Consumed:
         """Return how often the chunks in front of ``until`` have drawn each row of a catalog version."""
@@ -105,6 +130,29 @@ class Schedule:
     def _catalogs(self) -> list[Catalog]:
         """Return the catalog versions that chunks were drawn from, those of the runs that it goes on from included."""
         return [self.catalog] if self._parent is None else [self.catalog, *self._parent._catalogs()]
+
+    def fork(self, config: RunConfig, catalog: Catalog) -> tuple[RunConfig, Known]:
+        """Return the config of a run that goes on from this one, and what is known of it.
+
+        In the same order, over the same version, with predicates that are known, it goes on in the cells of the run
+        that stands in front of its first chunk: from the cursor, whatever was drawn. Else that has to be counted.
+
+        Args:
+            config: the run.
+            catalog: at its version.
+
+        Raises:
+            ConfigError: a component is empty.
+            QueryError: a predicate fails on a sample.
+        """
+        owner = self.owner(config.at_chunk)
+        is_same_order = (config.catalog_version, config.seed) == (owner.config.catalog_version, owner.config.seed)
+        if is_same_order and config.program().goes_through(owner.program):
+            config = replace(config, resolution=replace(config.resolution, cells=owner.program.predicates))
+            check_components(owner.plan, config.program(), config.catalog_version)
+            return config, Known(plan=owner.plan, consumed=owner._consumed)
+        consumed = self.consumed(config.at_chunk, catalog)
+        return config, Known(plan=plan_cells(catalog, config.program(), consumed), consumed=consumed)
 
     def declare(self) -> None:
         """Write the first weights, unless they are there: whoever started the run may have died before this."""
@@ -288,8 +336,8 @@ class Schedule:
         if self._parent is None:
             return Cursor.start(self.program, self.plan, self.config.lanes)
         standing = None if self._standing is None else self._standing.shares
-        start = Cursor.start(self.program, self.plan, self.config.lanes, self._before, standing)
-        before = self._before
+        before, in_cells = self._before, self._goes_on_in_cells
+        start = Cursor.start(self.program, self.plan, self.config.lanes, before, standing, is_in_its_cells=in_cells)
         if not self._is_same_declaration:
             return start
         start = replace(start, pending=before.pending, num_changes=before.num_changes)
@@ -306,12 +354,11 @@ class Schedule:
     @cached_property
     def _is_same_declaration(self) -> bool:
         """Whether it draws what the run did that it goes on from, so that weights which were set hold on."""
-        other = self._parent
-        while other is not None and other._parent is not None and self.config.at_chunk <= other.config.at_chunk:
-            other = other._parent
-        return other is not None and (
-            (self.config.mixture, self.config.curriculum, self.program.components)
-            == (other.config.mixture, other.config.curriculum, other.program.components)
+        if self._parent is None:
+            return False
+        other = self._ancestor
+        return (self.config.mixture, self.config.curriculum, self.program.components) == (
+            (other.config.mixture, other.config.curriculum, other.program.components)
         )
 
     @property
@@ -330,8 +377,8 @@ class Schedule:
 
     def cursor_at(self, chunk: int) -> Cursor:
         """Return the cursor in front of a chunk: from the snapshot before it, by drawing again what comes between."""
-        if self._parent is not None and chunk <= self.config.at_chunk:
-            return self._parent.cursor_at(chunk)
+        if (owner := self.owner(chunk)) is not self:
+            return owner.cursor_at(chunk)
         state = self.chunks.cursor_before(chunk)
         cursor = self._start_cursor() if state is None else Cursor.from_dict(state)
         missing = chunk - cursor.next_chunk

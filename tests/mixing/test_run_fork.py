@@ -255,3 +255,51 @@ def test_a_wrong_fork_is_refused(
         parent.fork(new_name(), **arguments)
     with pytest.raises(LakeError, match="exists already"):
         parent.fork(parent.name, at_chunk=1)
+
+
+@pytest.mark.parametrize("unit", ["samples", "bytes", "tokens"])
+def test_a_fork_that_changes_nothing_draws_what_its_parent_would(
+    catalog: Catalog, new_name: NewName, draws: Draws, unit: str
+) -> None:
+    declared: dict[str, Any] = {**MIXTURE.to_dict(), "unit": unit}
+    stages = {"a": {"until": {"chunks": 9}}, "b": {"weights": {"german": 0.6}, "ramp": {"over": {"chunks": 4}}}}
+    parent = Run.start(catalog, new_name(), declared, curriculum={"stages": stages}, chunk_size=60)
+    parent.schedule(1000)
+    fork = parent.fork(new_name(), at_chunk=7)
+    twig = fork.fork(new_name(), at_chunk=7)
+    for run in (fork, twig):
+        run.schedule(1000)
+        assert draws(Run.load(catalog, run.name)).drop(columns="version").equals(draws(parent).drop(columns="version"))
+
+
+REST = {"components": {"rest": {"weight": 1}}}
+IN_CELLS: list[tuple[dict[str, Any], bool]] = [
+    ({}, True),
+    ({"mixture": {**MIXTURE.to_dict(), "components": MIXTURE.to_dict()["components"] | REST["components"]}}, True),
+    ({"mixture": {**REST, "on_exhausted": "repeat", "max_passes": 2}}, True),
+    (
+        {"mixture": MIXTURE, "curriculum": {"stages": {"a": {"until": {"chunks": 9}}, "b": {"weights": {"few": 0.8}}}}},
+        True,
+    ),
+    ({"seed": 1}, False),
+    ({"mixture": {**MIXTURE.to_dict(), "filter": "n < 2000"}}, False),
+    ({"mixture": {**MIXTURE.to_dict(), "shuffle": "none"}}, False),
+    ({"mixture": {"components": {"good": {"where": "quality > 0.5", "weight": 1}}}}, False),
+]
+
+
+@pytest.mark.parametrize(("changes", "is_in_cells"), IN_CELLS)
+def test_a_fork_goes_on_in_its_parents_cells_where_these_tell_enough(
+    catalog: Catalog, new_name: NewName, draws: Draws, changes: dict[str, Any], is_in_cells: bool
+) -> None:
+    parent = Run.start(catalog, new_name(), MIXTURE, chunk_size=60)
+    parent.schedule(9)
+    middle = parent.fork(new_name(), at_chunk=4, mixture={"components": {"few": {"where": "n % 40 = 0", "weight": 1}}})
+    middle.schedule(1)
+    for run in (parent, middle):
+        fork = run.fork(new_name(), at_chunk=4 if run is middle else 6, **changes)
+        fork.schedule(1000)
+        fork = Run.load(catalog, fork.name)
+        assert (fork.config.resolution.cells is not None) == is_in_cells
+        found = draws(fork).sort_values(["chunk", "number"], kind="stable")
+        assert found.number.tolist() == found.groupby("n").cumcount().tolist()
