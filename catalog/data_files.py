@@ -41,12 +41,14 @@ def check_unchanged(file: DataFile, dataset: str, registration: str) -> None:
     """Refuse a file that is not the one that was registered.
 
     Raises:
-        DataError: it is gone, or has another size or modification time.
+        DataError: it is gone, cannot be looked at, or has another size or modification time.
     """
     try:
         status = os.stat(file.uri)
     except FileNotFoundError:
         raise DataError(f"{file.uri} of dataset {dataset!r} is gone; it was there when it was registered") from None
+    except OSError as error:
+        raise DataError(f"{file.uri} of dataset {dataset!r} cannot be read ({error.strerror})") from error
     if status.st_size != file.num_bytes:
         what = f"has {status.st_size} bytes, and had {file.num_bytes}"
     elif status.st_mtime_ns // 1000 != file.modified_us:

@@ -267,9 +267,12 @@ def _pieces(part: FilePart, layout: _Layout, columns: Sequence[str], problems: P
 
 def _record_batch(file: DataFile, layout: _Layout, number: int, columns: Sequence[str] | None) -> pa.Table:
     try:
-        return pa.Table.from_batches(layout.decoded(number, number + 1, columns))
+        batches = list(layout.decoded(number, number + 1, columns))
     except ARROW_ERRORS as error:
         raise DataError(f"{file.uri}, record batch {number}: {_undecodable(error)}") from error
+    if not batches:
+        raise DataError(f"{file.uri}, record batch {number}: is not there any more")
+    return pa.Table.from_batches(batches)
 
 
 def _without_columns(num_rows: int) -> pa.RecordBatch:

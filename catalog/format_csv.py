@@ -83,7 +83,10 @@ class CsvFormat:
             raise DataError(f"{place}: not records of {len(names)} fields any more ({error})") from error
         if len(table) != num_records:
             raise DataError(f"{place}: found {len(table)} records in their place")
-        found: list[dict[str, Any]] = table.to_pylist()
+        try:
+            found: list[dict[str, Any]] = table.to_pylist()
+        except UnicodeDecodeError as error:
+            raise DataError(f"{place}: not UTF-8 any more ({error.reason} in {error.object[:40]!r})") from error
         return found
 
 

@@ -6,8 +6,9 @@ anywhere and taken up again by reading only the samples it stands in.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -15,10 +16,13 @@ from mixlake.catalog.records import IntArray
 from mixlake.loaders.feed import ChunkFeed
 from mixlake.loaders.groups import ChunkBuffer, SampleGroup
 from mixlake.loaders.reading import SampleReader
+from mixlake.loaders.substitutes import OrderedChunk, Substitutes
 from mixlake.mixing.chunks import Chunk, Delivery
 
 NO_LABEL = -100
 """Label of a position that carries no loss: the last token of a document, and padding."""
+_CHUNKS_BACK, _CHUNKS_AHEAD = 16, 2
+"""In how many of a lane's chunks what cannot be read is replaced from. Those ahead may have to be waited for."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,6 +32,19 @@ class OpenChunk:
     chunk: Chunk
     order: Delivery
     buffer: ChunkBuffer
+    substitutes: Substitutes | None
+    """Where samples that cannot be read are replaced."""
+
+    def take(self, positions: IntArray) -> SampleGroup:
+        """Return the samples at some delivery positions of one group, in that order; each can be taken once.
+
+        Raises:
+            DataError: a file is gone, has changed, or cannot be read.
+        """
+        group = self.buffer.take(positions)
+        if self.substitutes is not None:
+            self.substitutes.put_into(group, positions)
+        return group
 
 
 def first_index(lane: int, num_lanes: int, chunk: int) -> int:
@@ -68,8 +85,24 @@ class LaneChunks:
             if chunk is None:
                 return None
             order = self._deliver(chunk)
-            self._open[index] = OpenChunk(chunk=chunk, order=order, buffer=ChunkBuffer(chunk, order, self._reader))
+            buffer = ChunkBuffer(chunk, order, self._reader)
+            substitutes = self._substitutes(index, OrderedChunk(chunk, order))
+            self._open[index] = OpenChunk(chunk=chunk, order=order, buffer=buffer, substitutes=substitutes)
         return self._open[index]
+
+    def _substitutes(self, index: int, chunk: OrderedChunk) -> Substitutes | None:
+        replacements = self._reader.replacements
+        if replacements is None:
+            return None
+        return Substitutes(chunk, self._reader, replacements, partial(self._around, index))
+
+    def _around(self, index: int) -> Iterator[OrderedChunk]:
+        """Yield the lane's chunks before one, the nearest first, and then some after it."""
+        before = range(index - 1, max(self.first, index - _CHUNKS_BACK) - 1, -1)
+        for other in (*before, *range(index + 1, index + 1 + _CHUNKS_AHEAD)):
+            chunk = self._feed.get(self.lane + other * self._num_lanes)
+            if chunk is not None:
+                yield OrderedChunk(chunk, self._deliver(chunk))
 
     def peek(self, index: int) -> OpenChunk | None:
         """Return the lane's chunk number ``index`` if it is at hand; nothing is waited for or scheduled."""
@@ -116,7 +149,7 @@ class SampleQueue:
                 stop = int(np.searchsorted(places, current.buffer.group_stop(int(places[self.index]))))
                 current.buffer.prefetch(int(places[self.index]))
                 self._prefetch(current, places, stop)
-                return current.buffer.take(places[self.index : stop])
+                return current.take(places[self.index : stop])
             self.chunk_index, self.index = self.chunk_index + 1, 0
         return None
 

@@ -6,7 +6,7 @@ decides when something is read, never what comes in which order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +20,7 @@ from mixlake.catalog.records import FieldPath, IntArray
 from mixlake.catalog.spans import ranges
 from mixlake.loaders.contents import Contents, Values, put
 from mixlake.loaders.reading import Read, SampleReader
-from mixlake.loaders.replacing import Address, Replaced, Unreadable
+from mixlake.loaders.replacing import Address
 from mixlake.mixing.chunks import Chunk, Delivery
 
 _MAX_SAMPLES = 1 << 14
@@ -138,20 +138,16 @@ class ChunkBuffer:
             self._settle(number)
         places = positions.tolist()
         contents = self._contents.take(positions)
-        columns = {path: _take(column, places) for path, column in self._columns.items()}
-        sources = positions
         if self._reader.replacements is not None:
             contents = list(contents)
-            sources = self._replace(positions, contents, columns)
-        intervals, interval = self._chunk.intervals, self._order.interval[sources]
-        registrations = self._chunk.registrations
+        intervals, registrations = self._chunk.intervals, self._chunk.registrations
         return SampleGroup(
             contents=contents,
-            columns=columns,
+            columns={path: _take(column, places) for path, column in self._columns.items()},
             components=self._order.component[positions].tolist(),
             registrations=[registrations[number] for number in intervals.registration[interval].tolist()],
             file_ids=intervals.file_id[interval].tolist(),
-            rows=self._order.row[sources].tolist(),
+            rows=self._order.row[positions].tolist(),
             text_fields=self._reader.text_fields,
         )
 
@@ -168,65 +164,6 @@ class ChunkBuffer:
         for path, column in columns.items():
             put(self._columns[path], where.tolist(), column)
         self._reads[number] = None
-
-    def _address(self, position: int) -> Address:
-        interval = self._order.interval[position]
-        registration = self._chunk.registrations[self._chunk.intervals.registration[interval]]
-        return registration, int(self._chunk.intervals.file_id[interval]), int(self._order.row[position])
-
-    def _replace(self, positions: IntArray, contents: list[Any], columns: Columns) -> IntArray:
-        """Put other samples in the place of those that cannot be read; return where each comes from."""
-        replacements = self._reader.replacements
-        assert replacements is not None
-        known = replacements.of_chunk(self._chunk.number)
-        sources, found = positions.copy(), []
-        for index, position in enumerate(positions.tolist()):
-            is_bad = isinstance(contents[index], Unreadable)
-            if not is_bad and not (known and self._address(position) in known):
-                continue
-            address = self._address(position)
-            before = known.get(address)
-            reason = before.reason if before else contents[index].reason
-            sources[index] = source = self._find(position, reason, known)
-            contents[index], values = self._read_again(source)
-            for path, value in values.items():
-                columns[path][index] = value
-            by, component = self._address(source), replacements.component(int(self._order.component[position]))
-            if before is None or before.by != by:
-                found.append(
-                    Replaced(chunk=self._chunk.number, component=component, address=address, reason=reason, by=by)
-                )
-        if found:
-            replacements.record(found)
-        return sources
-
-    def _find(self, position: int, reason: str, known: Mapping[Address, Replaced]) -> int:
-        """Return the position of the sample that replaces one: what did before, or the next one that can be read.
-
-        Raises:
-            DataError: no sample of its component in this chunk can be read.
-        """
-        mine = np.flatnonzero(self._order.component == self._order.component[position])
-        after = np.roll(mine, -int(np.searchsorted(mine, position, side="right"))).tolist()
-        before = known.get(self._address(position))
-        if before is not None:
-            after.sort(key=lambda candidate: self._address(candidate) != before.by)
-        for candidate in after:
-            if candidate != position and self._address(candidate) not in known:
-                content, _ = self._read_again(candidate)
-                if not isinstance(content, Unreadable):
-                    return int(candidate)
-        raise DataError(
-            f"chunk {self._chunk.number}: no sample of the component can take the place of one that cannot be read: "
-            f"{reason}"
-        )
-
-    def _read_again(self, position: int) -> tuple[Any, dict[FieldPath, Any]]:
-        """Read one sample, whether it has been taken or not."""
-        interval = self._order.interval[[position]]
-        contents, columns = self._reader.read(self._chunk, interval)
-        offset = int(self._order.row[position] - self._chunk.intervals.row_start[interval[0]])
-        return contents[offset], {path: column[offset] for path, column in columns.items()}
 
 
 def _take(source: list[Any], where: Sequence[int]) -> list[Any]:

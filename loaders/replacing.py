@@ -1,8 +1,10 @@
 """What is delivered in the place of samples that cannot be read, and the record of it.
 
 Under ``on_error="skip"`` a sample that cannot be read is replaced by the next one of its component in its chunk that
-can be, in delivery order, from the chunk's end on from its start. So the proportions hold, the batches keep their
-sizes, and as a chunk belongs to one lane whatever the number of ranks and workers, all of them replace alike. Each
+can be, in delivery order, from the chunk's end on from its start; where there is none, as of a component with a sample
+or two in every chunk, by one out of the lane's chunks around it. So the proportions hold, the batches keep their sizes,
+and as chunks belong to lanes whatever the number of ranks and workers, all of them replace alike. Where nothing of the
+component is left, the loader stops: that others take its place is another mixture, which nobody has declared. Each
 replacement is written down in `replaced` before it is delivered, and what is written down is kept to: a run that is
 resumed gets what it got before, even where the file has been restored since.
 """

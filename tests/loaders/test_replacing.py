@@ -1,7 +1,9 @@
 """Files that are damaged, changed or gone while a run trains: replaced alike whoever reads, and written down."""
 
+import io
 import json
 import os
+import tarfile
 from collections import Counter
 from collections.abc import Callable
 from itertools import islice
@@ -40,6 +42,30 @@ def write_parquet(folder: Path, number: int, rows: list[dict[str, Any]]) -> Path
     return path
 
 
+def write_arrow(folder: Path, number: int, rows: list[dict[str, Any]]) -> Path:
+    path, table = folder / f"{number}.arrow", pa.Table.from_pylist(rows)
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=20)
+    return path
+
+
+def write_csv(folder: Path, number: int, rows: list[dict[str, Any]]) -> Path:
+    path = folder / f"{number}.csv"
+    path.write_text("text,kind\n" + "".join(f"{row['text']},{row['kind']}\n" for row in rows))
+    return path
+
+
+def write_tar(folder: Path, number: int, rows: list[dict[str, Any]]) -> Path:
+    path = folder / f"{number}.tar"
+    with tarfile.open(path, "w") as tar:
+        for index, row in enumerate(rows):
+            for ending, value in (("text", row["text"]), ("json", json.dumps({"kind": row["kind"]}))):
+                member = tarfile.TarInfo(f"{index:03}.{ending}")
+                member.size = len(value)
+                tar.addfile(member, io.BytesIO(value.encode()))
+    return path
+
+
 def quietly(path: Path, content: bytes) -> None:
     """Write a file anew with the size and the time that it had."""
     status = path.stat()
@@ -68,6 +94,31 @@ def garble_row_group(path: Path) -> None:
     quietly(path, content[:start] + b"\xff" * 40 + content[start + 40 :])
 
 
+def garble_line(path: Path) -> None:
+    content = path.read_bytes()
+    at = content.index(b"1-7 ")
+    quietly(path, content[:at] + b"\xff" + content[at + 1 :])
+
+
+def garble_header(path: Path) -> None:
+    content = path.read_bytes()
+    at = content.index(b"007.text")
+    quietly(path, content[:at] + b"9" + content[at + 1 :])
+
+
+def zero_message(path: Path) -> None:
+    content = path.read_bytes()
+    at = -1
+    for _ in range(4):  # behind those of the schema and of two record batches, as each begins with this mark
+        at = content.index(b"\xff" * 4, at + 1)
+    quietly(path, content[:at] + b"\0" * 64 + content[at + 64 :])
+
+
+def link_to_itself(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(path.name)
+
+
 def touch(path: Path) -> None:
     os.utime(path, ns=(0, 10**18))
 
@@ -77,6 +128,10 @@ CASES: list[Any] = [
     pytest.param(write_lines, Path.unlink, ROWS_PER_FILE, "is gone", id="gone"),
     pytest.param(write_parquet, touch, ROWS_PER_FILE, "was modified since it was registered", id="changed"),
     pytest.param(write_parquet, garble_row_group, 20, "cannot be decoded", id="garbled-row-group"),
+    pytest.param(write_csv, garble_line, 1, "not UTF-8 any more", id="garbled-csv"),
+    pytest.param(write_arrow, zero_message, 20, "is not there any more", id="zeroed-arrow"),
+    pytest.param(write_tar, garble_header, 1, "checksum is wrong", id="garbled-tar"),
+    pytest.param(write_lines, link_to_itself, ROWS_PER_FILE, "cannot be read", id="unreachable"),
     pytest.param(write_zst, zero_second_half, None, "cannot be decompressed", id="zeroed-zst"),
 ]
 
@@ -85,13 +140,14 @@ def make_run(folder: Path, write: Any, *, chunk_size: int = 48) -> tuple[Run, Pa
     """Return a run with two components that alternate in four files, and the second file."""
     data = folder / "data"
     data.mkdir()
+    properties = {"kind": "json.kind" if write is write_tar else "kind"}
     for number in range(NUM_FILES):
         rows = [{"text": f"{number}-{row} {'x' * (row % 13)}", "kind": "ab"[row % 2]} for row in range(ROWS_PER_FILE)]
         path = write(data, number, rows)
         if number == 1:
             second = path
     catalog = Catalog.create(str(folder / "lake"))
-    catalog.register("pages", str(data), properties={"kind": "kind"})
+    catalog.register("pages", str(data), properties=properties, text="text")
     components = {kind: {"where": f"kind = '{kind}'", "weight": 0.5} for kind in "ab"}
     run = Run.start(catalog, "run", {"components": components}, chunk_size=chunk_size, lanes=4)
     return run, second
@@ -192,11 +248,60 @@ def test_tokens_of_unreadable_documents_are_replaced_too(tmp_path: Path) -> None
     assert not any(address in bad for sequence in sequences for address in sequence.documents)
 
 
+def start_with_a_rare_component(folder: Path) -> tuple[Run, Path]:
+    """Return a run of which every chunk has one sample of a component, and the file in which all of these are."""
+    data = folder / "data"
+    data.mkdir()
+    for name, num in (("often", 120), ("rare", 12)):
+        lines = [json.dumps({"text": f"{name}-{row}", "kind": name}) for row in range(num)]
+        (data / f"{name}.jsonl").write_text("\n".join(lines))
+    catalog = Catalog.create(str(folder / "lake"))
+    catalog.register("pages", str(data), properties={"kind": "kind"})
+    weights = {"often": 10 / 11, "rare": 1 / 11}
+    components = {kind: {"where": f"kind = '{kind}'", "weight": weight} for kind, weight in weights.items()}
+    run = Run.start(catalog, "run", {"components": components}, chunk_size=11, lanes=4)
+    return run, data / "rare.jsonl"
+
+
+@pytest.mark.parametrize("row", range(0, 12, 3))
+def test_the_only_sample_of_a_component_in_a_chunk_is_replaced_out_of_another_chunk(tmp_path: Path, row: int) -> None:
+    run, path = start_with_a_rare_component(tmp_path)
+    text = f'{{"text": "rare-{row}"'.encode()
+    content = path.read_bytes()
+    quietly(path, content.replace(text, b"[" + text[1:]))
+    alone = delivered(run)
+    assert Counter(component for _, _, component in alone) == {"often": 120, "rare": 12}
+    assert f"rare-{row}" not in {text for _, text, _ in alone}
+    (found,) = replaced(run)
+    by = (found["by_registration"], found["by_file_id"], found["by_row"])
+    assert Counter(address for address, _, _ in alone)[by] == 2
+    lines = make_loader(run, batch_size=11, tokenizer=None, on_error="skip", num_workers=2)
+    assert [tuple(address) for batch in lines for address in batch["sample"]] == [address for address, _, _ in alone]
+    ranks = [delivered(run, rank=rank, world_size=4) for rank in range(4)]
+    assert Counter(sample for rank in ranks for sample in rank) == Counter(alone)
+    quietly(path, content)
+    dataset = SampleDataset(run, on_error="skip")
+    first = [sample["sample"] for sample in islice(dataset, 40)]
+    resumed = SampleDataset(run, on_error="skip")
+    resumed.load_state_dict(dataset.state_dict())
+    assert [*first, *(sample["sample"] for sample in resumed)] == [address for address, _, _ in alone]
+
+
+def test_a_component_whose_only_file_is_gone_ends_the_run_whatever_else_there_is(tmp_path: Path) -> None:
+    run, path = start_with_a_rare_component(tmp_path)
+    path.unlink()
+    with pytest.raises(DataError, match=r"chunk \d: nothing of component 'rare' can take the place .* is gone.* fork"):
+        delivered(run)
+    workers = make_loader(run, batch_size=4, tokenizer=None, on_error="skip", num_workers=2)
+    with pytest.raises(DataError, match=r"chunk \d: nothing of component 'rare' can take the place .* is gone.* fork"):
+        list(workers)
+
+
 def test_a_component_of_which_nothing_can_be_read_ends_the_run(tmp_path: Path) -> None:
     run, path = make_run(tmp_path, write_lines)
     for other in path.parent.iterdir():
         other.unlink()
-    with pytest.raises(DataError, match=r"chunk \d: no sample of the component can take the place of one that .* gone"):
+    with pytest.raises(DataError, match=r"chunk \d: nothing of component '[ab]' can take the place of .* gone"):
         delivered(run)
 
 
