@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -84,28 +85,45 @@ def read_rows(
     return records
 
 
-def read_columns(
+def fetch_columns(
     file: DataFile,
     spans: Spans,
     bounds: IntArray,
     fields: Sequence[FieldPath],
     decode: Callable[[int], Decoded],
-) -> dict[FieldPath, list[Any]]:
-    """Return fields of the rows of the spans, in the spans' order; each row group or record batch is decoded once.
+    *,
+    as_utf8: bool,
+) -> Callable[[], dict[FieldPath, list[Any]]]:
+    """Decode what holds the rows of the spans, each row group or record batch once; return what gives fields of them.
 
-    Args and errors are those of `read_rows`.
+    Decoding and copying is done without the interpreter lock, making strings with it. Args and errors are those of
+    `read_rows`; with ``as_utf8`` texts are memoryviews of UTF-8.
     """
     rows = spans.rows
-    found: dict[FieldPath, list[Any]] = {path: [None] * len(rows) for path in fields}
     group_of_row = _groups_of(file, rows, bounds)
+    taken = []
     for number in np.unique(group_of_row).tolist():
         where = np.flatnonzero(group_of_row == number)
-        taken = _taken(file, decode(number), rows[where] - int(bounds[number]), int(bounds[number]))
-        for path in fields:
-            if has_field(taken.schema, path):
-                column = found[path]
-                for index, value in zip(where.tolist(), _values(file, taken, path), strict=True):
-                    column[index] = value
+        table = _taken(file, decode(number), rows[where] - int(bounds[number]), int(bounds[number]))
+        here = [path for path in fields if has_field(table.schema, path)]
+        taken.append((where.tolist(), {path: _plain(file, table, path, is_checked=as_utf8) for path in here}))
+    return partial(_put_together, file, taken, fields, len(rows), as_utf8=as_utf8)
+
+
+def _put_together(
+    file: DataFile,
+    taken: Sequence[tuple[list[int], dict[FieldPath, pa.Array]]],
+    fields: Sequence[FieldPath],
+    num_rows: int,
+    *,
+    as_utf8: bool,
+) -> dict[FieldPath, list[Any]]:
+    found: dict[FieldPath, list[Any]] = {path: [None] * num_rows for path in fields}
+    for where, columns in taken:
+        for path, column in columns.items():
+            target = found[path]
+            for index, value in zip(where, _values(file, column, path, as_utf8=as_utf8), strict=True):
+                target[index] = value
     return found
 
 
@@ -148,14 +166,24 @@ def _sound(file: DataFile, decoded: Decoded, part: slice, first_row: int) -> pa.
     return rows
 
 
-def _values(file: DataFile, table: pa.Table, path: FieldPath) -> Sequence[Any]:
-    """Return a field as Python values: texts as memoryviews of their UTF-8, lists of integers as arrays."""
-    types = pa.types
+def _plain(file: DataFile, table: pa.Table, path: FieldPath, *, is_checked: bool) -> pa.Array:
+    """Return a field; if it is to be checked, nobody looks at its texts again before they are sent somewhere."""
     try:
         column = plain(column_at(table, path))
-        if types.is_string(column.type):
+        if is_checked and pa.types.is_string(column.type):
+            column.validate(full=True)
+    except ARROW_ERRORS as error:
+        raise _not_readable(file, path, error) from error
+    return column
+
+
+def _values(file: DataFile, column: pa.Array, path: FieldPath, *, as_utf8: bool) -> Sequence[Any]:
+    """Return a field as Python values: lists of integers as arrays, texts as memoryviews if that is asked for."""
+    types = pa.types
+    try:
+        if types.is_string(column.type) and as_utf8:
             values: Sequence[Any] = _texts(column)
-        elif types.is_binary(column.type):  # a quarter faster than to_pylist
+        elif types.is_string(column.type) or types.is_binary(column.type):  # a quarter faster than to_pylist
             values = column.to_numpy(zero_copy_only=False).tolist()
         elif types.is_list(column.type) and types.is_integer(column.type.value_type) and not _has_nulls(column):
             integers, bounds = column.values.to_numpy(), column.offsets.to_pylist()
@@ -163,12 +191,15 @@ def _values(file: DataFile, table: pa.Table, path: FieldPath) -> Sequence[Any]:
         else:
             values = column.to_pylist()
     except _UNREADABLE as error:
-        raise DataError(f"{file.uri}: field {'.'.join(path)!r} cannot be read ({error})") from error
+        raise _not_readable(file, path, error) from error
     return values
 
 
+def _not_readable(file: DataFile, path: FieldPath, error: BaseException) -> DataError:
+    return DataError(f"{file.uri}: field {'.'.join(path)!r} cannot be read ({error})")
+
+
 def _texts(column: pa.StringArray) -> Sequence[Any]:
-    column.validate(full=True)  # it has come from a file, and nobody looks at it again
     _, offsets, content = column.buffers()
     bounds = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(column) + 1].tolist()
     view = memoryview(content or b"")

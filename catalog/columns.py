@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from codecs import utf_16_le_decode, utf_16_le_encode
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from functools import cache, partial
+from typing import Any, Protocol, TypeAlias, TypeGuard, runtime_checkable
 
 from mixlake.catalog.fields import value_at
 from mixlake.catalog.formats import Format
@@ -52,7 +53,10 @@ class ReadsColumns(Protocol):
 
 @runtime_checkable
 class FetchesColumns(Protocol):
-    """A format that can read first, and parse later: in a thread what waits, and where it is needed what does not."""
+    """A format that can read first, and parse later: in a thread what waits, and where it is needed what does not.
+
+    Where nothing has to be waited for, as the file is in memory, no thread is needed at all.
+    """
 
     def fetch_columns(
         self,
@@ -61,8 +65,21 @@ class FetchesColumns(Protocol):
         fields: Sequence[FieldPath],
         options: Mapping[str, Any],
         cache: ReadCache,
-    ) -> Callable[[], Columns]:
+        *,
+        may_wait: bool,
+        as_utf8: bool,
+    ) -> Callable[[], Columns] | None:
         """Read, and return what parses it to what `ReadsColumns.read_columns` returns.
+
+        Args:
+            file: the file.
+            spans: which rows.
+            fields: which fields.
+            options: of the format.
+            cache: for what the format keeps.
+            may_wait: whether it may take its time. If not, and it would have to wait for a disk, or to decompress or
+                decode anything, it returns None.
+            as_utf8: whether texts are to be memoryviews of UTF-8, if that is what the format has; it must be valid.
 
         Raises:
             DataError: the file is not what it was when it was scanned; what is returned may raise it too.
@@ -113,7 +130,7 @@ def read_columns(
     options: Mapping[str, Any],
     cache: ReadCache,
     *,
-    form: Callable[[Any], Any] | None = as_text,
+    form: Callable[[Any], Any] = as_text,
 ) -> Columns:
     """Return some fields of the rows of many spans of a file; see `fetch_columns`."""
     return fetch_columns(data_format, file, spans, fields, options, cache, form=form)()
@@ -127,7 +144,7 @@ def fetch_columns(
     options: Mapping[str, Any],
     cache: ReadCache,
     *,
-    form: Callable[[Any], Any] | None = as_text,
+    form: Callable[[Any], Any] = as_text,
 ) -> Callable[[], Columns]:
     """Read some fields of the rows of many spans of a file; return what gives them, in the spans' order.
 
@@ -141,25 +158,58 @@ def fetch_columns(
         fields: which fields.
         options: of the format.
         cache: for what the format keeps.
-        form: what texts are to be: `as_text`, `as_sent`, or None for a ``str`` or UTF-8, as they come.
+        form: what texts are to be: `as_text` or `as_sent`.
 
     Raises:
         DataError: the file is not what it was when it was scanned; what is returned may raise it too.
     """
     parse: Callable[[], Columns] | None = None
-    if isinstance(data_format, FetchesColumns) and WHOLE not in fields:
-        parse = data_format.fetch_columns(file, spans, fields, options, cache)
+    if WHOLE not in fields and _fetches(data_format):
+        parse = data_format.fetch_columns(file, spans, fields, options, cache, may_wait=True, as_utf8=form is as_sent)
     elif isinstance(data_format, ReadsColumns) and WHOLE not in fields:
         columns = data_format.read_columns(file, spans, fields, options, cache)
         parse = None if columns is None else (lambda: columns)
     if parse is None:
         records = data_format.read(file, spans, None if WHOLE in fields else fields, options, cache)
         return lambda: {path: _column(records, path) for path in fields}
-    return parse if form is None else (lambda: {path: _formed(column, form) for path, column in parse().items()})
+    return partial(_formed, parse, form)
 
 
-def _formed(column: Any, form: Callable[[Any], Any]) -> Any:
-    return column if isinstance(column, TokenRanges) else list(map(form, column))
+def columns_at_hand(
+    data_format: Format,
+    file: DataFile,
+    spans: Spans,
+    fields: Sequence[FieldPath],
+    options: Mapping[str, Any],
+    cache: ReadCache,
+    *,
+    form: Callable[[Any], Any] = as_text,
+) -> Callable[[], Columns] | None:
+    """Do what `fetch_columns` does where that need not wait for anything; return None where it would have to."""
+    if WHOLE in fields or not _fetches(data_format):
+        return None
+    parse = data_format.fetch_columns(file, spans, fields, options, cache, may_wait=False, as_utf8=form is as_sent)
+    return None if parse is None else partial(_formed, parse, form)
+
+
+def _fetches(data_format: Format) -> TypeGuard[FetchesColumns]:
+    return _has_methods(type(data_format), FetchesColumns)
+
+
+@cache
+def _has_methods(kind: type, protocol: type) -> bool:
+    """Say whether a class has what a protocol asks for; asking takes 30 µs, and is done for every file of a group."""
+    return issubclass(kind, protocol)
+
+
+def _formed(parse: Callable[[], Columns], form: Callable[[Any], Any]) -> Columns:
+    return {path: _texts(column, form) for path, column in parse().items()}
+
+
+def _texts(column: list[Any] | TokenRanges, form: Callable[[Any], Any]) -> list[Any] | TokenRanges:
+    if isinstance(column, TokenRanges) or (form is as_text and memoryview not in set(map(type, column))):
+        return column
+    return list(map(form, column))
 
 
 def _column(records: Sequence[dict[str, Any]], path: FieldPath) -> list[Any]:

@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from mixlake.catalog.data_files import mapped, open_file
@@ -25,6 +26,8 @@ TAR_SUFFIXES = {".tgz": "gzip", ".tzst": "zstd", ".txz": "xz", ".tbz2": "bz2"}
 """What names of compressed tars may end in, too."""
 _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ\x00": "xz", b"BZh": "bz2"}
 _CHUNK_BYTES = 1 << 20
+_MAX_STEP_BYTES = 16 << 20
+"""At the end of every step a thread waits for the interpreter lock, up to 5 ms where another one computes."""
 _DAMAGED = (OSError, EOFError, lzma.LZMAError, pa.ArrowException)
 
 
@@ -101,23 +104,29 @@ def decompressed(file: DataFile) -> Iterator[bytes]:
 
 
 class DecompressedContent:
-    """A compressed file's content by range: decompressed once, and only as far as somebody has looked.
+    """A compressed file's content by range: decompressed once, and not much further than somebody has looked.
 
     What is decompressed lies in an unnamed temporary file, so memory does not grow with it. Once all of it does, it is
-    mapped, and no file stays open: there may be more of them than a process may have open.
+    mapped, and no file stays open: there may be more of them than a process may have open. What is there can be read
+    while another thread decompresses what comes behind it.
     """
 
     def __init__(self, file: DataFile) -> None:
         self._stream = DecompressedStream(file)
-        self._spill = tempfile.TemporaryFile()  # noqa: SIM115  (open until the content is whole or nobody wants it)
+        self._spill = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  (until it is whole or nobody wants it)
         weakref.finalize(self, self._spill.close)
         weakref.finalize(self, self._stream.close)
-        self._lock = threading.Lock()
+        self._going_on = threading.Lock()
+        self._looking = threading.Lock()  # so that the temporary file is not closed meanwhile
         self._damage: DataError | None = None
         self._may_end = False
         self._whole: memoryview | None = None
         self.num_bytes = 0
         """Bytes that are decompressed so far."""
+
+    def has(self, stop: int) -> bool:
+        """Say whether the bytes before ``stop`` are decompressed, as far as there are any."""
+        return self._whole is not None or (self.num_bytes >= stop and not self._may_end)
 
     def read(self, start: int, stop: int) -> memoryview:
         """Return the bytes from ``start`` to ``stop``, fewer where the content ends before.
@@ -125,35 +134,39 @@ class DecompressedContent:
         Raises:
             DataError: the file is damaged, or ends too early, before ``stop``.
         """
-        with self._lock:
-            while self._is_going_on() and self.num_bytes < stop:
-                self._go_on()
-            if self._is_going_on() and self._may_end:
-                self._go_on()
+        if not self.has(stop):
+            with self._going_on:
+                while self._is_going_on() and self.num_bytes < stop:
+                    self._go_on()
+                if self._is_going_on() and self._may_end:
+                    self._go_on()
+        with self._looking:
             if self._whole is not None:
                 return self._whole[start:stop]
             if self.num_bytes < stop and self._damage is not None:  # what comes behind it is not what was there
                 raise self._damage
-            self._spill.flush()
-        return memoryview(os.pread(self._spill.fileno(), stop - start, start))
+            return memoryview(os.pread(self._spill.fileno(), stop - start, start))
 
     def _is_going_on(self) -> bool:
         return self._whole is None and self._damage is None
 
     def _go_on(self) -> None:
-        """Decompress some more; after a piece that is shorter than it might be the end is likely."""
+        """Decompress as much again as there is; after a piece that is shorter than it might be the end is likely."""
+        space = np.empty(min(max(self.num_bytes, _CHUNK_BYTES), _MAX_STEP_BYTES), np.uint8).data
         try:
-            chunk = self._stream.read(_CHUNK_BYTES) or b""
+            num = self._stream.readinto(space)
         except DataError as error:
             self._damage = error
             return
-        self._spill.write(chunk)
-        self.num_bytes += len(chunk)
-        self._may_end = len(chunk) < _CHUNK_BYTES
-        if not chunk:
-            self._spill.flush()
-            self._whole = mapped(f"/dev/fd/{self._spill.fileno()}") if self.num_bytes else memoryview(b"")
-            self._spill.close()
+        rest = space[:num]
+        while rest:
+            rest = rest[self._spill.write(rest) :]
+        self.num_bytes += num
+        self._may_end = num < len(space)
+        if not num:
+            with self._looking:
+                self._whole = mapped(f"/dev/fd/{self._spill.fileno()}") if self.num_bytes else memoryview(b"")
+                self._spill.close()
             self._stream.close()
 
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.ipc as ipc
 
 from mixlake.catalog.arrow_blocks import ARROW_ERRORS, Piece, has_field, split_pieces, to_blocks
-from mixlake.catalog.arrow_rows import Decoded, read_columns, read_rows
+from mixlake.catalog.arrow_rows import Decoded, fetch_columns, read_rows
 from mixlake.catalog.data_files import mapped
 from mixlake.catalog.errors import DataError
 from mixlake.catalog.problems import Problems
@@ -85,18 +85,24 @@ class ArrowFormat:
         layout = _kept_layout(file, cache)
         return read_rows(file, spans, layout.bounds, _decoder(file, layout, fields, cache))
 
-    def read_columns(
+    def fetch_columns(
         self,
         file: DataFile,
         spans: Spans,
         fields: Sequence[FieldPath],
         options: Mapping[str, Any],
         cache: ReadCache,
-    ) -> dict[FieldPath, list[Any]]:
-        """Return fields of the rows of the spans; a record batch is decoded once while it stays in the cache."""
+        *,
+        may_wait: bool,
+        as_utf8: bool,
+    ) -> Callable[[], dict[FieldPath, list[Any]]] | None:
+        """Return what gives fields of the rows; a record batch is decoded once while it stays in the cache."""
         del options
+        if not may_wait:
+            return None
         layout = _kept_layout(file, cache)
-        return read_columns(file, spans, layout.bounds, fields, _decoder(file, layout, fields, cache))
+        decode = _decoder(file, layout, fields, cache)
+        return fetch_columns(file, spans, layout.bounds, fields, decode, as_utf8=as_utf8)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -26,7 +26,7 @@ from mixlake.catalog.json_columns import fast_columns
 from mixlake.catalog.json_rows import parse_columns, parse_line, read_records
 from mixlake.catalog.parallel import in_order, num_cores
 from mixlake.catalog.problems import Problems
-from mixlake.catalog.ranged_reads import read_ranges
+from mixlake.catalog.ranged_reads import at_hand, read_ranges
 from mixlake.catalog.read_cache import ReadCache
 from mixlake.catalog.records import Block, DataFile, FieldPath, FilePart, IntArray, Problem, Span
 from mixlake.catalog.spans import Spans
@@ -88,14 +88,22 @@ class JsonLinesFormat:
         fields: Sequence[FieldPath],
         options: Mapping[str, Any],
         cache: ReadCache,
-    ) -> Callable[[], dict[FieldPath, list[Any]]]:
-        """Read the lines of the spans; return what parses fields of them."""
-        del options
+        *,
+        may_wait: bool,
+        as_utf8: bool,
+    ) -> Callable[[], dict[FieldPath, list[Any]]] | None:
+        """Read the lines of the spans, unless they are in memory anyway; return what parses fields of them."""
+        del options, as_utf8
+        in_memory = at_hand(file, spans, cache)
+        if in_memory is not None:
+            return partial(parse_columns, file, in_memory, spans, fields)
+        if not may_wait:
+            return None
         memory = Slabs(cache.slabs)
         pieces = read_ranges(file, spans, cache, memory)
 
         def parse() -> dict[FieldPath, list[Any]]:
-            columns = parse_columns(file, pieces, spans, fields)
+            columns = parse_columns(file, lambda: pieces, spans, fields)
             memory.free()
             return columns
 

@@ -21,7 +21,7 @@ from mixlake.catalog.arrow_blocks import (
     split_pieces,
     to_blocks,
 )
-from mixlake.catalog.arrow_rows import Decoded, read_columns, read_rows
+from mixlake.catalog.arrow_rows import Decoded, fetch_columns, read_rows
 from mixlake.catalog.errors import DataError
 from mixlake.catalog.problems import OnError, Problems
 from mixlake.catalog.read_cache import ReadCache
@@ -84,18 +84,24 @@ class ParquetFormat:
         layout = _kept_layout(file, cache)
         return read_rows(file, spans, layout[1], _decoder(file, layout, fields, cache))
 
-    def read_columns(
+    def fetch_columns(
         self,
         file: DataFile,
         spans: Spans,
         fields: Sequence[FieldPath],
         options: Mapping[str, Any],
         cache: ReadCache,
-    ) -> dict[FieldPath, list[Any]]:
-        """Return fields of the rows of the spans; a row group is decoded once while it stays in the cache."""
+        *,
+        may_wait: bool,
+        as_utf8: bool,
+    ) -> Callable[[], dict[FieldPath, list[Any]]] | None:
+        """Return what gives fields of the rows; a row group is decoded once while it stays in the cache."""
         del options
+        if not may_wait:
+            return None
         layout = _kept_layout(file, cache)
-        return read_columns(file, spans, layout[1], fields, _decoder(file, layout, fields, cache))
+        decode = _decoder(file, layout, fields, cache)
+        return fetch_columns(file, spans, layout[1], fields, decode, as_utf8=as_utf8)
 
     def bytes_per_sample(self, file: DataFile) -> int:
         """Return the mean of what all columns take before they are compressed."""

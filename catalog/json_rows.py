@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from itertools import chain
-from typing import Any
+from typing import Any, TypeAlias
 
 import fastsimdjson
 import orjson
@@ -16,6 +16,7 @@ from mixlake.catalog.fields import value_at
 from mixlake.catalog.records import DataFile, FieldPath, Span
 from mixlake.catalog.spans import Spans
 
+Bytes: TypeAlias = bytes | memoryview
 _NOT_FINITE = re.compile(rb"nan|inf", re.IGNORECASE)
 
 
@@ -44,7 +45,7 @@ def _reason(line: bytes | memoryview, error: orjson.JSONDecodeError) -> str:
     return f"{error.msg} at column {error.colno}"
 
 
-def read_records(file: DataFile, pieces: Sequence[memoryview], spans: Spans) -> list[dict[str, Any]]:
+def read_records(file: DataFile, pieces: Sequence[Bytes], spans: Spans) -> list[dict[str, Any]]:
     """Return the records that the bytes of some spans hold.
 
     Raises:
@@ -54,9 +55,11 @@ def read_records(file: DataFile, pieces: Sequence[memoryview], spans: Spans) -> 
 
 
 def parse_columns(
-    file: DataFile, pieces: Sequence[memoryview], spans: Spans, fields: Sequence[FieldPath]
+    file: DataFile, pieces: Callable[[], Iterable[Bytes]], spans: Spans, fields: Sequence[FieldPath]
 ) -> dict[FieldPath, list[Any]]:
     """Return some fields of the records that the bytes of some spans hold.
+
+    ``pieces`` gives those bytes, again where they have to be looked at once more.
 
     Records are views, of which nothing is copied but what is asked for: half the time of parsing all of them. They are
     let go one by one: hundreds of them at a time would keep Python's garbage collector busy for a fifth of the time.
@@ -65,24 +68,26 @@ def parse_columns(
         DataError: a span holds something else than its number of records.
     """
     num_rows = spans.num_rows.tolist()
-    lines = chain.from_iterable(map(_lines_of, pieces, num_rows))
+    are_lines = max(num_rows, default=1) == 1
     try:
+        lines = pieces() if are_lines else chain.from_iterable(map(_lines_of, pieces(), num_rows))
         columns = _columns(lines, fields)
         if all(len(column) == sum(num_rows) for column in columns.values()):
             return columns
     except (ValueError, RecursionError):
         pass  # found again, and named, one by one
-    records = read_records(file, pieces, spans)
+    records = read_records(file, list(pieces()), spans)
     return {path: [value_at(record, path) for record in records] for path in fields}
 
 
-def _columns(lines: Iterable[bytes | memoryview], fields: Sequence[FieldPath]) -> dict[FieldPath, list[Any]]:
+def _columns(lines: Iterable[Bytes], fields: Sequence[FieldPath]) -> dict[FieldPath, list[Any]]:
     """Return fields of lines that are JSON objects, as they nearly always are.
 
     Raises:
         ValueError: one is something else, or of a kind that takes a closer look.
     """
     columns: dict[FieldPath, list[Any]] = {path: [] for path in fields}
+    asked = [(path[0], path[1:], column.append) for path, column in columns.items()]
     known: tuple[str, ...] | None = None
     for line in lines:
         record = fastsimdjson.parse(line)
@@ -92,9 +97,9 @@ def _columns(lines: Iterable[bytes | memoryview], fields: Sequence[FieldPath]) -
             if len(set(layout)) < len(layout):  # of equal keys a view gives the first, but the last one counts
                 raise ValueError
             known = layout
-        for path, column in columns.items():
-            value = record.get(path[0])
-            column.append(value if type(value) is str and len(path) == 1 else _plain_at(value, path[1:]))
+        for name, below, append in asked:
+            value = record.get(name)
+            append(value if type(value) is str and not below else _plain_at(value, below))
     return columns
 
 
@@ -107,7 +112,7 @@ def _plain_at(value: Any, path: FieldPath) -> Any:
     return value_at({"": value}, ("", *path))
 
 
-def _records(file: DataFile, piece: memoryview, span: Span) -> list[dict[str, Any]]:
+def _records(file: DataFile, piece: Bytes, span: Span) -> list[dict[str, Any]]:
     try:
         records = [parse_line(line) for line in _lines(piece)]
     except ValueError as error:
@@ -120,11 +125,11 @@ def _records(file: DataFile, piece: memoryview, span: Span) -> list[dict[str, An
     return records
 
 
-def _lines(piece: memoryview) -> list[bytes]:
+def _lines(piece: Bytes) -> list[bytes]:
     return [line for line in bytes(piece).split(b"\n") if line.strip()]
 
 
-def _lines_of(piece: memoryview, num_rows: int) -> Sequence[bytes | memoryview]:
+def _lines_of(piece: Bytes, num_rows: int) -> Sequence[Bytes]:
     return [piece] if num_rows == 1 else _lines(piece)
 
 

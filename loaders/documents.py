@@ -120,7 +120,7 @@ class SampleQueue:
     """The samples of a lane, of one component or of all, in delivery order, read in groups."""
 
     def __init__(self, chunks: LaneChunks, component: int | None, chunk_index: int = 0, index: int = 0) -> None:
-        """Take up a queue.
+        """Take up a queue; what comes first is read from now on, if its chunk is at hand.
 
         Args:
             chunks: the lane's chunks.
@@ -133,6 +133,9 @@ class SampleQueue:
         self.chunk_index = chunk_index
         self.index = index
         self._places: tuple[int, IntArray] | None = None
+        current = chunks.peek(chunk_index)
+        if current is not None and index < len(places := self._places_in(current)):
+            current.buffer.prefetch(int(places[index]))
 
     def next_group(self, num_open: int) -> SampleGroup | None:
         """Return the samples from here to the end of a group, or None if the lane's first ``num_open`` chunks are done.

@@ -7,7 +7,6 @@ decides when something is read, never what comes in which order.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,7 +109,7 @@ class ChunkBuffer:
         self._contents = Contents(num_samples)
         self._columns: Columns = {path: [None] * num_samples for path in reader.fields}
         self._read_of_interval = np.full(len(intervals), -1, np.int64)
-        self._reads: list[tuple[IntArray, Future[Callable[[], Read]]] | None] = []
+        self._reads: list[tuple[IntArray, Callable[[], Read]] | None] = []
 
     def group_stop(self, position: int) -> int:
         """Return the position behind the group to which the sample at a delivery position belongs."""
@@ -120,8 +119,9 @@ class ChunkBuffer:
         """Begin to read the group of the sample at a delivery position, unless that has been done."""
         group = int(np.searchsorted(self._group_starts, position, side="right")) - 1
         start, stop = self._group_starts[group : group + 2]
-        intervals = np.unique(self._order.interval[start:stop])
-        intervals = intervals[self._read_of_interval[intervals] < 0]
+        is_due = np.zeros(len(self._read_of_interval), bool)
+        is_due[self._order.interval[start:stop]] = True
+        intervals = np.flatnonzero(is_due & (self._read_of_interval < 0))
         if len(intervals):
             self._read_of_interval[intervals] = len(self._reads)
             self._reads.append((intervals, self._reader.begin(self._chunk, intervals)))
@@ -134,7 +134,7 @@ class ChunkBuffer:
         """
         self.prefetch(int(positions[0]))
         interval = self._order.interval[positions]
-        for number in np.unique(self._read_of_interval[interval]).tolist():
+        for number in sorted(set(self._read_of_interval[interval].tolist())):
             self._settle(number)
         places = positions.tolist()
         contents = self._contents.take(positions)
@@ -152,13 +152,12 @@ class ChunkBuffer:
         )
 
     def _settle(self, number: int) -> None:
-        """Wait for a read, or do it here if no thread has begun it; put what it brought where it belongs."""
-        read = self._reads[number]
-        if read is None:
+        """Put what a read brings where it belongs."""
+        begun = self._reads[number]
+        if begun is None:
             return
-        intervals, future = read
-        parse = self._reader.fetch(self._chunk, intervals) if future.cancel() else future.result()
-        contents, columns = parse()
+        intervals, read = begun
+        contents, columns = read()
         where = self._position[ranges(self._first[intervals], self._num_rows[intervals])]
         self._contents.put(where, contents)
         for path, column in columns.items():

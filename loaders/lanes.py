@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from mixlake.catalog import ConfigError
@@ -31,6 +32,8 @@ from mixlake.loaders.workers import Workers
 from mixlake.mixing import Run
 
 Item = TypeVar("Item")
+_delivery: Callable[[tuple[tuple[int, int], Any, Place]], Delivery[Any]] = partial(tuple.__new__, Delivery)
+"""Makes one out of its entries in a third of the time of calling its type."""
 _FRESH_BUNDLE = 16
 """Items that a fresh interpreter sends together to the forked process in whose place it reads."""
 
@@ -112,7 +115,10 @@ class Lanes(Generic[Item]):
         """Whether items go to another process, so that texts in them may stay UTF-8 until they are there."""
 
     def open_lane(self, chunks: LaneChunks, state: dict[str, Any] | None) -> Iterator[tuple[Item, Place]]:
-        """Yield a lane's items from where ``state`` says, each with the place where the lane stands after it."""
+        """Return a lane's items from where ``state`` says, each with the place where the lane stands after it.
+
+        Whatever is at hand of its chunks is read from now on, while other lanes are opened.
+        """
         raise NotImplementedError
 
     def lane_state(self, place: Place) -> dict[str, Any]:
@@ -128,7 +134,7 @@ class Lanes(Generic[Item]):
         """Return the record fields to read; None for all."""
         raise NotImplementedError
 
-    def form(self) -> Callable[[Any], Any] | None:
+    def form(self) -> Callable[[Any], Any]:
         """Return what texts are to be read as; see `fetch_columns`."""
         return as_text
 
@@ -154,9 +160,9 @@ class Lanes(Generic[Item]):
 
     def items(self, worker: int = 0, num_workers: int = 1) -> Iterator[Item]:
         """Yield the items of a worker's lanes in turn; what is yielded counts as delivered."""
-        for delivery in self.deliveries(worker, num_workers):
-            self.note((delivery,))
-            yield delivery.item
+        for (number, lane), item, place in self.deliveries(worker, num_workers):
+            self._delivered[lane] = number + 1, place
+            yield item
 
     def deliveries(
         self, worker: int = 0, num_workers: int = 1, *, schedules: bool | None = None
@@ -207,14 +213,14 @@ class Lanes(Generic[Item]):
         number = min(begun.values(), default=0)
         try:
             while lanes:
-                for lane in list(lanes):
+                for lane, given in list(lanes.items()):
                     if begun[lane] > number:
                         continue
-                    following = next(lanes[lane], None)
+                    following = next(given, None)
                     if following is None:
                         del lanes[lane]
                     else:
-                        yield Delivery((number, lane), *following)
+                        yield _delivery(((number, lane), *following))
                 number += 1
         finally:
             reader.close()
@@ -286,6 +292,9 @@ class Lanes(Generic[Item]):
             images=self.images(),
             form=self.form(),
         )
+        states = {lane: state if state["num_items"] else None for lane, state in self._states().items()}
+        if numbers:
+            feed.get(min(self._stands_in(lane, states[lane]) for lane in numbers))  # and with it those of other lanes
         opened = {}
         for lane in numbers:
             chunks = LaneChunks(
@@ -296,6 +305,10 @@ class Lanes(Generic[Item]):
                 deliver=run.delivery,
                 first_chunk=self._first_chunk,
             )
-            state = self._states()[lane]
-            opened[lane] = self.open_lane(chunks, state if state["num_items"] else None)
+            opened[lane] = self.open_lane(chunks, states[lane])
         return opened
+
+    def _stands_in(self, lane: int, state: dict[str, Any] | None) -> int:
+        """Return the number of the chunk that a lane stands in."""
+        first = first_index(lane, self.run.config.lanes, self._first_chunk)
+        return self._chunk(lane, max(first, chunk_reached(state) - 1) if state else first)

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.dataset as pads
 
 from mixlake.catalog import Catalog, DataError, DataFile, Span, schema
-from mixlake.catalog.columns import WHOLE, Columns, SizesSamples, as_text, fetch_columns
+from mixlake.catalog.columns import WHOLE, Columns, SizesSamples, as_text, columns_at_hand, fetch_columns
 from mixlake.catalog.data_files import check_unchanged
 from mixlake.catalog.fields import parse_path
 from mixlake.catalog.formats import get_format
@@ -35,9 +35,9 @@ _EXPANSION = 4
 """How much longer than in its file a sample is taken to be where its format does not say, until some are decoded."""
 _NUM_THREADS = 2
 _SIDE_BY_SIDE = frozenset({"parquet", "arrow"})
-"""Formats that are decoded outside the interpreter lock, by several threads. The others take it at every read, and two
-threads would wake each other all the time: lines come a sixth slower. Storage that makes readers wait wants more worker
-processes."""
+"""Formats that are decoded outside the interpreter lock, by several threads, as compressed files are. The others take
+it at every read, and two threads would wake each other all the time: lines come a sixth slower. Storage that makes
+readers wait wants more worker processes."""
 
 Read: TypeAlias = tuple[Values, Columns]
 """Contents, and other fields, of some samples."""
@@ -51,8 +51,8 @@ class _Source(NamedTuple):
     spans: Spans
 
 
-_Part: TypeAlias = tuple[IntArray, _Source, Callable[[], Columns] | None]
-"""Where rows of a file belong, which ones they are, and what parses them."""
+_Part: TypeAlias = tuple[IntArray, _Source, Callable[[], Columns]]
+"""Where rows of a file belong, which ones they are, and what gives them."""
 
 
 class SampleReader:
@@ -70,7 +70,7 @@ class SampleReader:
         num_lanes: int = 1,
         replacements: Replacements | None = None,
         images: Images | None = None,
-        form: Callable[[Any], Any] | None = as_text,
+        form: Callable[[Any], Any] = as_text,
     ) -> None:
         """Open the reader.
 
@@ -109,13 +109,6 @@ class SampleReader:
         self._turn = threading.Lock()
         self._num_bytes = self._num_samples = 0
         self._threads: ThreadPoolExecutor | None = None
-
-    def begin(self, chunk: Chunk, wanted: IntArray) -> Future[Callable[[], Read]]:
-        """Have some intervals fetched by one of the reading threads, as `fetch` does."""
-        self._count(chunk, wanted)
-        if self._threads is None:
-            self._threads = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="mixlake-read")
-        return self._threads.submit(self.fetch, chunk, wanted)
 
     def close(self) -> None:
         """Let the reading threads end: what they have not begun is not read any more."""
@@ -166,24 +159,20 @@ class SampleReader:
         Raises:
             DataError: a file is gone, has changed, or cannot be read.
         """
-        self._count(chunk, wanted)
-        return self.fetch(chunk, wanted)()
+        return self.begin(chunk, wanted)()
 
-    def _count(self, chunk: Chunk, wanted: IntArray) -> None:
-        num_rows = chunk.intervals.row_stop[wanted] - chunk.intervals.row_start[wanted]
-        self._num_samples += int(num_rows.sum())
-        self._num_bytes += int((self.num_bytes(chunk)[wanted] * num_rows).sum())
+    def begin(self, chunk: Chunk, wanted: IntArray) -> Callable[[], Read]:
+        """Begin to read some intervals; return what gives contents and fields of their rows, in their order.
 
-    def fetch(self, chunk: Chunk, wanted: IntArray) -> Callable[[], Read]:
-        """Read some intervals, in a thread or not; return what gives contents and fields of their rows, in their order.
-
-        Raises:
-            DataError: a file is gone, has changed, or cannot be read; what is returned may raise it too.
+        That waits for the threads, and raises what they do: DataError where a file is gone, has changed, or cannot be
+        read.
         """
         intervals = chunk.intervals
         num_rows = intervals.row_stop[wanted] - intervals.row_start[wanted]
         first = np.cumsum(num_rows) - num_rows
         total = int(num_rows.sum())
+        self._num_samples += total
+        self._num_bytes += int((self.num_bytes(chunk)[wanted] * num_rows).sum())
         registrations, file_ids = intervals.registration[wanted], intervals.file_id[wanted]
         order = np.lexsort((intervals.row_start[wanted], file_ids, registrations))
         is_new = np.diff(registrations[order], prepend=-1) != 0
@@ -193,7 +182,7 @@ class SampleReader:
             registration = chunk.registrations[registrations[mine[0]]]
             where = ranges(first[mine], num_rows[mine])
             source = _Source(registration, int(file_ids[mine[0]]), _spans(chunk, wanted[mine]))
-            parts.append((where, source, self._fetch_sound(source)))
+            parts.append((where, source, self._begin(source)))
         return partial(self._put_together, parts, total)
 
     def _put_together(self, parts: Sequence[_Part], total: int) -> Read:
@@ -203,27 +192,39 @@ class SampleReader:
             found = self._sound(source, parse)
             if source.spans.byte_start[0] < 0:
                 num_bytes, num = self._decoded[source.registration]
-                num_bytes += sum(sum(map(_size, column)) for column in found.values())
+                num_bytes += sum(map(_sizes, found.values()))
                 self._decoded[source.registration] = num_bytes, num + len(where)
             contents.put(where, found[self.text_fields[source.registration]])
             for path in self.fields:
                 put(columns[path], where.tolist(), found[path])
         return contents.take(np.arange(total)), columns
 
-    def _fetch_sound(self, source: _Source) -> Callable[[], Columns] | None:
-        """Read rows of a file; None where they cannot be read, and those that cannot are to be replaced."""
-        try:
-            return self._fetch_file(source)
-        except DataError:
-            if self.replacements is None:
-                raise
-            return None
+    def _begin(self, source: _Source) -> Callable[[], Columns]:
+        """Return what gives rows of a file; a thread reads them, unless they are in memory anyway."""
+        with suppress(DataError):  # it is an error where the rows are due
+            parse = self._fetch(source, may_wait=False)
+            if parse is not None:
+                return partial(self._parsed, source, parse)
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="mixlake-read")
+        return partial(self._awaited, source, self._threads.submit(self._fetch, source))
+
+    def _parsed(self, source: _Source, parse: Callable[[], Columns]) -> Columns:
+        """Parse what lies in memory, which may be the file itself, if that is still the one that was registered."""
+        self._unchanged(source)
+        return parse()
+
+    def _awaited(self, source: _Source, future: Future[Callable[[], Columns] | None]) -> Columns:
+        """Wait for a read, or do it here if no thread has begun it."""
+        parse = self._fetch(source) if future.cancel() else future.result()
+        assert parse is not None
+        return parse()
 
     def _sound(self, source: _Source, parse: Callable[[], Columns] | None = None) -> Columns:
         """Return rows of a file; those that cannot be read are found by bisection, where they are to be replaced."""
         registration, file_id, spans = source
         try:
-            return parse() if parse else self._fetch_file(source)()
+            return parse() if parse else self._begin(source)()
         except DataError as error:
             if self.replacements is None:
                 raise
@@ -253,20 +254,29 @@ class SampleReader:
         starts, stops = (found[name].to_numpy() for name in columns[1:])
         return Spans(row_start=rows, row_stop=rows + 1, byte_start=starts, byte_stop=stops)
 
-    def _fetch_file(self, source: _Source) -> Callable[[], Columns]:
-        registration, file_id, spans = source
-        dataset = self._datasets[registration]
-        file = self._file(registration, file_id)
-        check_unchanged(file, dataset.name, registration)
+    def _fetch(self, source: _Source, *, may_wait: bool = True) -> Callable[[], Columns] | None:
+        """Read rows of a file; return what parses them, or None where they must be waited for and may not be."""
+        registration, _, spans = source
+        dataset, file = self._datasets[registration], self._unchanged(source)
         fields = list(dict.fromkeys([self.text_fields[registration], *self.fields]))
-        data_format, options = get_format(dataset.format), dataset.options
-        with nullcontext() if dataset.format in _SIDE_BY_SIDE else self._turn:
-            parse = fetch_columns(data_format, file, spans, fields, options, self._cache, form=self._form)
+        arguments = (get_format(dataset.format), file, spans, fields, dataset.options, self._cache)
+        if not may_wait:
+            return None if self._images else columns_at_hand(*arguments, form=self._form)
+        is_apart = dataset.format in _SIDE_BY_SIDE or file.compression is not None
+        with nullcontext() if is_apart else self._turn:
+            parse = fetch_columns(*arguments, form=self._form)
         if self._images is None:
             return parse
         columns = parse()
         self._images.decode(columns, file, spans)
         return lambda: columns
+
+    def _unchanged(self, source: _Source) -> DataFile:
+        """Return a file that is the one that was registered; anything else is an error."""
+        registration, file_id, _ = source
+        file = self._file(registration, file_id)
+        check_unchanged(file, self._datasets[registration].name, registration)
+        return file
 
     def _file(self, registration: str, file_id: int) -> DataFile:
         with self._lock:
@@ -274,6 +284,10 @@ class SampleReader:
                 dataset = self._datasets[registration].name
                 self._files[registration] = registered_files(self._catalog.lake, dataset, registration)
             return self._files[registration][file_id]
+
+
+def _sizes(column: Sequence[Any]) -> int:
+    return sum(map(len if set(map(type, column)) <= {str, bytes} else _size, column))
 
 
 def _size(value: Any) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import count, repeat
 from typing import Any
 
 from mixlake.catalog.columns import WHOLE, as_sent, as_text
@@ -86,9 +87,9 @@ class SampleLanes(Lanes[Any]):
             return ()
         return None if "*" in self._fields else self._fields
 
-    def form(self) -> Callable[[Any], Any] | None:
-        """Return what texts are to be read as: as they come, unless they are sent."""
-        return as_sent if self._sends_texts() else None
+    def form(self) -> Callable[[Any], Any]:
+        """Return what texts are to be read as."""
+        return as_sent if self._sends_texts() else as_text
 
     def images(self) -> Images | None:
         """Return what decodes the images."""
@@ -99,16 +100,18 @@ class SampleLanes(Lanes[Any]):
         return self._collate(items) if self._collate else collate_samples(items, self.components)
 
     def open_lane(self, chunks: LaneChunks, state: dict[str, Any] | None) -> Iterator[tuple[Any, Place]]:
-        """Yield a lane's samples; a place is the lane's chunk, and how many of its samples are taken."""
-        queue = SampleQueue(chunks, None, *(state["queue"] if state else (chunks.first, 0)))
+        """Return a lane's samples; a place is the lane's chunk, and how many of its samples are taken."""
+        return self._items(chunks, SampleQueue(chunks, None, *(state["queue"] if state else (chunks.first, 0))))
+
+    def _items(self, chunks: LaneChunks, queue: SampleQueue) -> Iterator[tuple[Any, Place]]:
         while chunks.get(queue.chunk_index) is not None:
             group = queue.next_group(queue.chunk_index + 1)
             if group is None:
                 continue
             chunk_index = queue.chunk_index
             chunks.close_before(chunk_index)
-            for index, sample in enumerate(self._samples(group), queue.index + 1):
-                yield sample, (chunk_index, index)
+            places = zip(repeat(chunk_index), count(queue.index + 1), strict=False)
+            yield from zip(self._samples(group), places, strict=False)
             queue.skip(len(group))
 
     def lane_state(self, place: Place) -> dict[str, Any]:
@@ -134,6 +137,9 @@ class SampleLanes(Lanes[Any]):
     ) -> Iterable[dict[str, Any]]:
         if self._fields is None:
             contents = group.checked_contents()
+            if set(map(type, contents)) == {str}:
+                texts = zip(contents, names, addresses, strict=True)
+                return ({"text": text, "component": name, "sample": address} for text, name, address in texts)
             return (
                 {_kind(content): as_delivered(content), "component": name, "sample": address}
                 for content, name, address in zip(contents, names, addresses, strict=True)

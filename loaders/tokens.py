@@ -104,10 +104,8 @@ class TokenLanes(Lanes[PackedSequence]):
         return max(item.weights_version for item in items)
 
     def open_lane(self, chunks: LaneChunks, state: dict[str, Any] | None) -> Iterator[tuple[PackedSequence, Place]]:
-        """Yield a lane's packed sequences."""
-        packer = self._packer(chunks, self._loaded(), self.packing, self.run.shares, state)
-        while (sequence := packer.next()) is not None:
-            yield sequence, packer.place()
+        """Return a lane's packed sequences."""
+        return _packed(self._packer(chunks, self._loaded(), self.packing, self.run.shares, state))
 
     def lane_state(self, place: Place) -> dict[str, Any]:
         """Return a place as JSON."""
@@ -125,6 +123,11 @@ class TokenLanes(Lanes[PackedSequence]):
     def __getstate__(self) -> dict[str, Any]:
         """Leave the tokenizer behind: each process loads its own."""
         return {**super().__getstate__(), "_tokenizer": None}
+
+
+def _packed(packer: ConcatPacker | BestFitPacker) -> Iterator[tuple[PackedSequence, Place]]:
+    while (sequence := packer.next()) is not None:
+        yield sequence, packer.place()
 
 
 def _check_packing(sequence_length: int, packing: str, overlap: int) -> None:

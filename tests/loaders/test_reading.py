@@ -68,6 +68,33 @@ def test_a_change_while_reading_is_noticed_at_the_next_read(pages: Path) -> None
         list(samples)
 
 
+def test_a_file_that_was_cut_off_while_its_samples_were_due_is_an_error(pages: Path) -> None:
+    samples = iter(SampleDataset(start(pages)))
+    assert next(samples)["text"].startswith("page ")
+    os.truncate(pages, 5)
+    with pytest.raises(DataError, match="has 5 bytes, and had 390 since it was registered"):
+        list(samples)
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="the page cache cannot be emptied")
+def test_what_is_not_in_the_page_cache_is_read_too(pages: Path) -> None:
+    run = start(pages)
+    in_memory = [sample["text"] for sample in SampleDataset(run)]
+    with pages.open("rb") as stream:
+        os.fsync(stream.fileno())
+        os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    assert [sample["text"] for sample in SampleDataset(run)] == in_memory
+    assert sorted(in_memory) == sorted(f"page {number}" for number in range(20))
+
+
+def test_every_lane_is_read_from_before_the_first_sample_is_given(pages: Path) -> None:
+    run = start(pages)
+    run.schedule(10)
+    dataset = SampleDataset(run)
+    next(iter(dataset))
+    assert dataset.counts().num_samples >= 16  # the first chunks of both lanes
+
+
 @pytest.mark.parametrize("write", [pq.write_table, write_ipc])
 def test_samples_are_as_long_as_they_are_when_decoded(tmp_path: Path, write: Any) -> None:
     path = tmp_path / ("texts.parquet" if write is pq.write_table else "texts.arrow")
@@ -88,8 +115,9 @@ def reading_threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("mixlake-read")]
 
 
-def test_a_loader_that_is_left_in_the_middle_leaves_no_thread_behind(pages: Path) -> None:
-    samples: Any = iter(SampleDataset(start(pages)))
+def test_a_loader_that_is_left_in_the_middle_leaves_no_thread_behind(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": [f"page {number}" for number in range(20)]}), tmp_path / "pages.parquet")
+    samples: Any = iter(SampleDataset(start(tmp_path / "pages.parquet")))
     next(samples)
     assert reading_threads()
     samples.close()
