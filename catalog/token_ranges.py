@@ -89,8 +89,8 @@ class TokenRanges(Sequence[IdArray]):
 
     def fetch(self) -> None:
         """Have the pages read that they lie in, so that who copies them need not wait for the disk."""
-        for number in np.unique(self._source).tolist():
-            here, ids = self._source == number, self._sources[number]
+        for number, ids in enumerate(self._sources):
+            here = self._source == number
             per_page = max(1, _PAGE_BYTES // ids.dtype.itemsize)
             firsts, lasts = self._starts[here] // per_page, (self._stops[here] - 1) // per_page
             if len(ids):
@@ -100,10 +100,10 @@ class TokenRanges(Sequence[IdArray]):
         """Return copies, one after the other; ids that are narrower than int32 stay so."""
         bounds = np.zeros(len(self) + 1, np.int64)
         np.cumsum(self.lengths, out=bounds[1:])
-        numbers = np.unique(self._source).tolist()
-        kind = np.result_type(*(self._sources[number] for number in numbers), np.uint8).newbyteorder("=")
-        if len(numbers) == 1 and bounds[-1] < _SHORT * len(self):
-            ids = self._sources[numbers[0]][ranges(self._starts, self.lengths)].astype(kind, copy=False)
+        kind = np.result_type(*self._sources, np.uint8).newbyteorder("=")
+        in_one = bounds[-1] and bool((self._source == self._source[0]).all())
+        if in_one and bounds[-1] < _SHORT * len(self):
+            ids = self._sources[self._source[0]][ranges(self._starts, self.lengths)].astype(kind, copy=False)
         else:
             places = zip(self._source.tolist(), self._starts.tolist(), self._stops.tolist(), strict=True)
             parts = [self._sources[number][start:stop] for number, start, stop in places]

@@ -61,7 +61,7 @@ class BestFitPacker:
         self._buffers = []
         for component, places, position in zip(components, waiting, positions, strict=True):
             queue = TokenQueue(chunks, tokenizer, component, places[0] if places else position)
-            self._buffers.append(_Buffer(queue, num_waiting))
+            self._buffers.append(_Buffer(queue, num_waiting, packing.length))
             if state and places:
                 self._buffers[-1].restore(places, position, state["num_open"])
         self._places = [buffer.place() for buffer in self._buffers]
@@ -77,9 +77,7 @@ class BestFitPacker:
         if not available:
             return None
         version, runs = shares.weights_version, []
-        chosen = 0
-        if len(buffers) > 1:
-            chosen = shares.most_urgent(available, [min(space, buffer.oldest_length) for buffer in buffers])
+        chosen = shares.most_urgent(available, [buffer.turn for buffer in buffers]) if len(buffers) > 1 else 0
         run: Run | None = buffers[chosen].take_oldest(space)
         while run is not None:
             runs.append(run)
@@ -110,9 +108,8 @@ class BestFitPacker:
     def _refill(self, component: int, available: list[int]) -> None:
         """Have as many documents wait again as may."""
         shares, buffer = self._shares, self._buffers[component]
-        is_settled = len(available) == len(self._buffers) and not shares.has_idle
-        is_known = buffer.is_at_hand(shares.num_open)
-        self._available = available if buffer.has_tokens(shares.num_open) and is_settled and is_known else None
+        is_known = buffer.is_at_hand(shares.num_open) and len(available) == len(self._buffers) and not shares.has_idle
+        self._available = available if buffer.has_tokens(shares.num_open) and is_known else None
         self._places[component] = buffer.place()
 
     def _fitting(self, available: list[int], space: int) -> tuple[int, Run | None]:
@@ -135,9 +132,10 @@ _MAX_NUMBER = (1 << _NUMBER_BITS) - 1
 class _Buffer:
     """The documents of a queue that wait, or what is left of them: by age, and by length."""
 
-    def __init__(self, queue: TokenQueue, max_waiting: int) -> None:
+    def __init__(self, queue: TokenQueue, max_waiting: int, length: int) -> None:
         self._queue = queue
         self._max_waiting = max_waiting
+        self._most = length
         self._runs: dict[int, Run] = {}
         """By number, counted from when they came: the oldest is the first."""
         self._places: dict[int, tuple[int, int, int]] = {}
@@ -145,8 +143,8 @@ class _Buffer:
         self._by_length: list[int] = []
         """Length and number of each in one word, ascending; of those of one length the oldest is the last."""
         self._num_seen = 0
-        self.oldest_length = 0
-        """The tokens of the document that has waited longest, as of `has_tokens`; 0 where none waits."""
+        self.turn = 0
+        """What a sequence takes of the document that has waited longest, as of `has_tokens`; 0 where none waits."""
         self.shortest_length = 0
         """The tokens of the shortest document that waits, likewise."""
 
@@ -160,8 +158,8 @@ class _Buffer:
     def restore(self, places: Sequence[list[int]], position: list[int], num_open: int) -> None:
         """Have those documents wait that did: read them again, up to where the queue stood."""
         wanted, end = {(chunk, index) for chunk, index, _ in places}, tuple(position)
-        while self._queue.has_tokens(num_open) and (place := self._queue.position()) < end:
-            run = self._queue.take_document()
+        while self._queue.has_tokens(num_open) and self._queue.position() < end:
+            run, place = self._queue.take_document()
             if place[:2] in wanted:
                 self._add(run, place)
 
@@ -169,13 +167,13 @@ class _Buffer:
         """Fill the buffer from the lane's first ``num_open`` chunks, and say whether anything waits."""
         runs, queue = self._runs, self._queue
         while len(runs) < self._max_waiting and queue.has_tokens(num_open):
-            place = queue.position()
-            self._add(queue.take_document(), place)
+            self._add(*queue.take_document())
         if not runs:
-            self.oldest_length = self.shortest_length = 0
+            self.turn = self.shortest_length = 0
             return False
-        oldest = next(iter(runs.values()))
-        self.oldest_length, self.shortest_length = oldest.stop - oldest.start, self._by_length[0] >> _NUMBER_BITS
+        _, start, stop, _, _ = next(iter(runs.values()))
+        self.turn = stop - start if stop - start < self._most else self._most
+        self.shortest_length = self._by_length[0] >> _NUMBER_BITS
         return True
 
     def is_at_hand(self, num_open: int) -> bool:
@@ -186,19 +184,19 @@ class _Buffer:
         """Take the document that has waited longest, or as much of it as there is space for."""
         number, run = next(iter(self._runs.items()))
         length = run.stop - run.start
-        del self._by_length[bisect_left(self._by_length, _word(length, number))]
+        del self._by_length[bisect_left(self._by_length, (length << _NUMBER_BITS) + _MAX_NUMBER - number)]
         if length <= space:
-            del self._places[number]
-            return self._runs.pop(number)
+            del self._places[number], self._runs[number]
+            return run
         chunk, document, token = self._places[number]
         self._runs[number] = run._replace(start=run.start + space)
         self._places[number] = chunk, document, token + space
-        insort(self._by_length, _word(length - space, number))
+        insort(self._by_length, (length - space << _NUMBER_BITS) + _MAX_NUMBER - number)
         return run._replace(stop=run.start + space)
 
     def take_longest(self, space: int) -> Run | None:
         """Take the longest document that fits, of those the oldest; None where none does."""
-        index = bisect_right(self._by_length, _word(space, 0))
+        index = bisect_right(self._by_length, (space << _NUMBER_BITS) + _MAX_NUMBER)
         if not index:
             return None
         number = _MAX_NUMBER - (self._by_length.pop(index - 1) & _MAX_NUMBER)
@@ -213,8 +211,4 @@ class _Buffer:
         number = self._num_seen
         self._num_seen = number + 1
         self._runs[number], self._places[number] = run, place
-        insort(self._by_length, _word(run.stop - run.start, number))
-
-
-def _word(length: int, number: int) -> int:
-    return (length << _NUMBER_BITS) + _MAX_NUMBER - number
+        insort(self._by_length, (run.stop - run.start << _NUMBER_BITS) + _MAX_NUMBER - number)

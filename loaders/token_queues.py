@@ -95,12 +95,13 @@ class TokenQueue:
         self._document = document = bisect_right(bounds, stop, first + 1) - 1
         return Run(slab, start, stop, first, document if bounds[document] < stop else document - 1)
 
-    def take_document(self) -> Run:
-        """Return what is left of the next document, of which something must be at hand."""
+    def take_document(self) -> tuple[Run, tuple[int, int, int]]:
+        """Return what is left of the next document, of which something must be at hand, and the position before it."""
         slab, start, document = self._slab, self._at, self._document
-        self._document = document + 1
-        self._at = stop = slab.bounds[document + 1]
-        return Run(slab, start, stop, document, document)
+        self._document = behind = document + 1
+        self._at = stop = slab.bounds[behind]
+        place = self.chunk_index, slab.numbers[document], start - slab.bounds[document]
+        return Run(slab, start, stop, document, document), place
 
     def _extend(self, num_open: int) -> bool:
         """Tokenize some more documents; those that are not taken yet stay. Say whether there are any."""
