@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
+from numbers import Real
 from typing import Any, TypeVar
 
 from mixlake.catalog import ConfigError
@@ -37,22 +38,28 @@ def choice(kind: type[_Choice], value: Any, path: str) -> _Choice:
 
 def number(value: Any, path: str, *, least: float = 0.0, most: float = math.inf) -> float:
     """Return a number between ``least`` and ``most``, both allowed."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if not _is_number(value):
         hint = " (YAML reads 1e-6 as text; write 1.0e-6)" if isinstance(value, str) and "e" in value else ""
         raise ConfigError(f"{path} is {value!r}; expected a number{hint}")
-    if not least <= value <= most or value == math.inf:
+    try:
+        found = float(value)
+    except OverflowError:
+        found = math.inf
+    if not least <= found <= most or found == math.inf:
         expected = f"of {least:g} or more" if most == math.inf else f"from {least:g} to {most:g}"
         raise ConfigError(f"{path} is {value}; expected a number {expected}")
-    return float(value)
+    return found
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)  # NumPy's and fractions too
 
 
 def whole(value: Any, path: str, of: str) -> int:
     """Return a whole number from 1 on; 1e6, which YAML makes a float, is one."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if not _is_number(value) or value % 1 != 0 or value < 1:
         raise ConfigError(f"{path} is {value!r}; expected a number of {of}, 1 or more")
-    return value
+    return int(value)
 
 
 def mapping(value: Any, path: str, expected: str) -> Mapping[Any, Any]:

@@ -135,8 +135,8 @@ def _run_segment(
     shares: FloatArray = np.array(segment.shares, np.float64) / SCALE
     given = np.zeros(len(shares))
     means = np.array([_mean(plan, source) for source in sources])
-    while True:
-        left = np.array([_left(state.drawn_C, plan, source) for source in sources])
+    left = np.array([_left(state.drawn_C, plan, source) for source in sources])
+    while not state.is_over:
         for k in np.flatnonzero((shares > 0) & (left <= _NOTHING)).tolist():
             state.exhausted.setdefault(program.components[k], state.units)
             if sources[k].on_exhausted is OnExhausted.STOP:
@@ -144,27 +144,28 @@ def _run_segment(
             shares[k] = 0.0
         if state.is_over or not shares.any():
             state.is_over = True
-            return given
+            break
         shares = np.asarray(shares / shares.sum(), np.float64)
         per_chunk = chunk_size / (shares[shares > 0] / means[shares > 0]).sum()
         spans = [_units_to_chunk(limit, state, per_chunk) for limit in limits]
         spans += [_units_to(end, state, per_chunk)] if end else []
         with np.errstate(divide="ignore", invalid="ignore"):
-            lasts = np.where(shares > 0, left / shares, np.inf).min()
-        span = min([*spans, float(lasts)])
+            lasts = np.where(shares > 0, left / shares, np.inf)
+        span = min([*spans, float(lasts.min())])
         if math.isinf(span):
-            given += np.where(shares > 0, np.inf, 0.0)
             state.units, state.chunks, state.is_over = math.inf, math.inf, True
-            return given
-        for k in np.flatnonzero(shares).tolist():
-            _take(state.drawn_C, plan, sources[k], float(shares[k]) * span)
+            return given + np.where(shares > 0, np.inf, 0.0)
         given += shares * span
+        left = np.where(lasts <= span, 0.0, left - shares * span)
         state.units += span
         state.chunks += span / per_chunk
         if end is not None and _units_to(end, state, per_chunk) <= _NOTHING:
             state.is_over = True
-        if state.is_over or any(_units_to_chunk(limit, state, per_chunk) <= _NOTHING for limit in limits):
-            return given
+        if any(_units_to_chunk(limit, state, per_chunk) <= _NOTHING for limit in limits):
+            break
+    for k in np.flatnonzero(given).tolist():
+        _take(state.drawn_C, plan, sources[k], float(given[k]))
+    return given
 
 
 def _units_to(limit: tuple[Axis, int], state: _State, per_chunk: float) -> float:

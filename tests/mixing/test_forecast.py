@@ -105,3 +105,17 @@ def test_a_stage_before_which_the_run_ends_is_told(catalog: Catalog) -> None:
     curriculum = {"stages": {"a": {"until": {"samples": 20_000}}, "b": {}}}
     found = explain(catalog, {"components": {"all": {"weight": 1}}}, curriculum=curriculum)
     assert found.warnings == ("stage b never comes: the run ends before it",)
+
+
+def test_hundreds_of_components_run_out_one_after_the_other(catalog: Catalog) -> None:
+    components = {f"c{k}": {"where": f"n % 400 = {k}", "weight": 1 + k} for k in range(400)}
+    found = explain(catalog, {"components": components, "on_exhausted": "redistribute"}).forecast
+    assert [name for name, _ in found.exhausted] == [f"c{k}" for k in reversed(range(400))]
+    assert found.num_units == pytest.approx(2_400)
+    for (
+        name,
+        units,
+    ) in found.exhausted:  # those of larger weights have run out too; of one of weight v, 6 v / w are drawn
+        weight = 1 + int(name[1:])
+        assert units == pytest.approx(6 * (401 - weight) + 3 * (weight - 1))
+    assert all(c.passes == pytest.approx(1) for c in found.stages[0].components)

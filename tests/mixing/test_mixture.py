@@ -3,9 +3,11 @@
 import json
 import math
 import re
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -343,3 +345,10 @@ def test_a_mixture_shows_its_components() -> None:
     assert "a component for each language and kind" in str(
         Mixture.from_dict({"kind": "inferred", "by": ["language", "kind"]})
     )
+
+
+@pytest.mark.parametrize("weight", [np.float32(0.25), np.float64(0.25), np.int64(3), Fraction(1, 3), 10**30])
+def test_numbers_of_any_kind_are_weights_and_are_stored_as_plain_ones(weight: Any) -> None:
+    mixture = Mixture.from_dict({"components": {"a": {"weight": weight}}})
+    assert mixture.components[0].weight == float(weight)
+    assert Mixture.from_dict(json.loads(json.dumps(mixture.to_dict()))) == mixture
