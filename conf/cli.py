@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Sequence, Set
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 
@@ -79,7 +79,7 @@ def _with_other_run(name: str, arguments: Sequence[str], folder: Path) -> list[s
     That is ``--from NAME``, or the run that is forked. Groups that are chosen are not taken from it; ``null`` chooses
     nothing, which Hydra has no override for.
     """
-    source, others = _other_run(name, arguments)
+    source, others = _other_run(name, map(_with_none_chosen, arguments))
     values = {key: value for key, _, value in (other.partition("=") for other in others)}
     if name != "fork":  # whose null is what the run does
         others = ["adapt=none" if other == "adapt=null" else other for other in others]
@@ -102,7 +102,22 @@ def _with_other_run(name: str, arguments: Sequence[str], folder: Path) -> list[s
     return [f"hydra.searchpath=[file://{folder}]", *chosen, *given]
 
 
-def _other_run(name: str, arguments: Sequence[str]) -> tuple[str | None, list[str]]:
+def _with_none_chosen(argument: str) -> str:
+    """Return an override that chooses none where a sweep chooses null, which Hydra cannot.
+
+    Raises:
+        ConfigError: the group has no such choice.
+    """
+    group, _, value = argument.partition("=")
+    choices = value.split(",")
+    if group not in _GROUPS or "null" not in choices or len(choices) == 1:
+        return argument
+    if group not in ("curriculum", "adapt"):
+        raise ConfigError(f"{argument}: null cannot be one of several choices; leave {group} out in a sweep of its own")
+    return f"{group}={','.join('none' if choice == 'null' else choice for choice in choices)}"
+
+
+def _other_run(name: str, arguments: Iterable[str]) -> tuple[str | None, list[str]]:
     """Return the run whose declaration is to be taken, and the arguments without ``--from``."""
     given = list(arguments)
     if name == "fork":

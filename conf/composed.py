@@ -86,7 +86,10 @@ def read_mixture(config: DictConfig) -> Mixture:
 def read_settings(config: DictConfig) -> dict[str, Any]:
     """Return what a run is declared with besides its mixture, as `mixlake.mixing.Run.start` and `fork` take it."""
     keys = ("curriculum", "seed", "chunk_size", "lanes", "length", "step", "tokens_per_byte", "tokenizer", "adapt")
-    return {key: plain(config[key]) for key in keys if key in config}
+    settings = {key: plain(config[key]) for key in keys if key in config}
+    if settings.get("curriculum") == {}:  # curriculum=none
+        settings["curriculum"] = None
+    return settings
 
 
 def write_declaration(run: Run, folder: Path, keys: Sequence[str]) -> dict[str, str]:

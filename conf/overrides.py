@@ -43,6 +43,8 @@ _FLAGS = (
 _BY_COMPONENT = "set", "tokens_per_byte", "floor", "cap", "importance"
 _OPEN_DICTS = re.compile(rf"({'|'.join(('properties', 'options', 'length', 'step', *_BY_COMPONENT))})(\.|=\s*\{{)")
 """Dicts of names that are the user's own."""
+_MEASURED = "length", "step"
+"""Dicts of one measure: another one takes its place."""
 _NAMED = re.compile(rf"({'|'.join(_BY_COMPONENT)})\.(.+)=([^=]*)")
 _SPECIAL, _ESCAPE = re.compile(r"[\\()\[\]{}:=,]"), r"\\\g<0>"
 _OPEN_KEYS = re.compile(
@@ -80,7 +82,8 @@ def hydra_arguments(name: str, positional: str | None, arguments: Sequence[str])
         else:
             overrides.append(f"{positional}={_quoted(argument)}")
     _check_components(arguments)
-    return flags, overrides
+    measured = [key for key in _MEASURED if any(re.match(rf"{key}(\.|=\s*\{{)", argument) for argument in arguments)]
+    return flags, [*(f"{key}=null" for key in measured), *overrides]
 
 
 def _with_name_escaped(argument: str) -> str:

@@ -110,6 +110,23 @@ def test_a_sweep_starts_a_run_for_every_job_named_by_its_overrides(mixlake: Mixl
     assert not (folder / "multirun.yaml").exists(), "Hydra writes one for each sweep"
 
 
+def test_a_sweep_goes_through_curricula_and_none(mixlake: Mixlake, folder: Path) -> None:
+    mixlake("run", "-m", *OWN, "name=staged-or-not", "curriculum=mine,null", "length.chunks=9")
+    staged, plain = (load(folder, f"staged-or-not-curriculum-{name}").config for name in ("mine", "none"))
+    assert (staged.curriculum is None, plain.curriculum is None) == (False, True)
+    assert "null cannot be one of several choices" in mixlake("run", "-m", *OWN, "shuffle=wide,null", code=2)
+
+
+def test_another_length_takes_the_place_of_the_other_runs(mixlake: Mixlake, folder: Path) -> None:
+    mixlake("run", *OWN, "name=measured", "length={samples: 900}", "step.samples=10")
+    mixlake("run", "--from", "measured", "name=shorter", "length.chunks=2", "step={samples: 20}")
+    config = load(folder, "shorter").config
+    assert (config.length and config.length.to_dict(), config.step and config.step.to_dict()) == (
+        {"chunks": 2},
+        {"samples": 20},
+    )
+
+
 def test_what_is_chosen_is_not_taken_from_the_other_run(mixlake: Mixlake, folder: Path) -> None:
     mixlake("run", *OWN, "curriculum=mine", "name=staged", "chunk_size=50", "seed=7")
     mixlake("run", "--from", "staged", "name=unstaged", "curriculum=null", "scale=small")
