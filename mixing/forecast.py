@@ -215,20 +215,20 @@ def _passes(drawn_C: FloatArray, plan: CellPlan, source: Source) -> float:
 
 
 def _take(drawn_C: FloatArray, plan: CellPlan, source: Source, amount: float) -> None:
-    """Take units from a component's cells, from those first that were gone through least often."""
+    """Take units from a component's cells: the least often drawn first, of these the first band's."""
     sizes = _sizes(plan, source)
-    cells, sizes = source.cells[sizes > 0], sizes[sizes > 0]
+    cells, bands, sizes = source.cells[sizes > 0], source.bands[sizes > 0], sizes[sizes > 0]
+    drawn = drawn_C[cells]
     while amount > _NOTHING:
-        level = np.floor(drawn_C[cells] / sizes + 1e-9)
+        level = np.floor(drawn / sizes + 1e-9)
         lowest = level.min()
-        mine = level == lowest
-        room = np.where(mine, (lowest + 1) * sizes - drawn_C[cells], 0.0)
-        if amount >= room.sum():
-            amount -= float(room.sum())
-            drawn_C[cells] += room
-            whole = math.floor(amount / sizes.sum()) if mine.all() else 0
-            drawn_C[cells] += whole * sizes
-            amount -= whole * float(sizes.sum())
-        else:
-            drawn_C[cells] += room * (amount / room.sum())
-            amount = 0.0
+        whole = math.floor(amount / sizes.sum()) if level.max() == lowest else 0
+        drawn += whole * sizes
+        amount -= whole * float(sizes.sum())
+        is_next = level == lowest
+        is_next &= bands == bands[is_next].min()
+        room = np.where(is_next, (lowest + whole + 1) * sizes - drawn, 0.0)
+        part = min(1.0, amount / float(room.sum()))
+        drawn += room * part
+        amount -= float(room.sum()) * part
+    drawn_C[cells] = drawn

@@ -119,3 +119,17 @@ def test_hundreds_of_components_run_out_one_after_the_other(catalog: Catalog) ->
         weight = 1 + int(name[1:])
         assert units == pytest.approx(6 * (401 - weight) + 3 * (weight - 1))
     assert all(c.passes == pytest.approx(1) for c in found.stages[0].components)
+
+
+def test_what_an_ordered_component_leaves_to_the_next_stage_is_foretold(
+    catalog: Catalog, new_name: NewName, draws: Draws
+) -> None:
+    easy = {"components": {"easy": {"where": "quality < 0.5", "weight": 1}, "hard": {"weight": 1}}}
+    stages = {"first": {"until": {"samples": 900}}, "then": {"mixture": easy}}
+    mixture = {"components": {"all": {"weight": 1}}, "order_by": "quality"}
+    expected = explain(catalog, mixture, curriculum={"stages": stages}, chunk_size=20).forecast
+    run = Run.start(catalog, new_name(), mixture, curriculum={"stages": stages}, chunk_size=20)
+    run.schedule(1000)
+    assert expected.stopped_by == "easy"
+    assert expected.num_units == pytest.approx(len(draws(run)), abs=40)
+    assert expected.num_units < 2_000, "the easy ones are nearly gone when the stage begins"
