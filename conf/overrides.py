@@ -90,7 +90,7 @@ def _with_name_escaped(argument: str) -> str:
     r"""Return an override for a component whose name Hydra's keys cannot have, as inferred ones do.
 
     >>> _with_name_escaped("set.PubMed Central=0.1"), _with_name_escaped("set.de.(none)=0.1")
-    ('set={PubMed Central: 0.1}', 'set={de.\\\\(none\\\\): 0.1}')
+    ('set={PubMed Central: 0.1}', 'set={de.\\(none\\): 0.1}')
     """
     named = _NAMED.fullmatch(argument)
     if named is None or _OVERRIDE.match(argument):

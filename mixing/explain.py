@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mixlake.catalog import Catalog
+from mixlake.catalog.records import IntArray
 from mixlake.catalog.showing import Shown
 from mixlake.catalog.tokenizers import TokenizerSpec
 from mixlake.mixing.cells import CellPlan
@@ -48,6 +49,16 @@ class ComponentSummary:
     on_exhausted: OnExhausted
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageSummary:
+    """What the components of one stage are, whatever was drawn before it."""
+
+    name: str
+    components: tuple[ComponentSummary, ...]
+    num_unmatched: int
+    """Samples that pass the filters and match no component of the stage."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class Explanation(Shown):
     """The answer of `explain`; printed, it is a table."""
@@ -61,6 +72,8 @@ class Explanation(Shown):
     num_blocks: int
     has_length: bool
     """Whether the length of the run is declared."""
+    stages: tuple[StageSummary, ...]
+    """The components of every stage; those of the first are `components`."""
     program: Program
     """What the run would draw, and when."""
     forecast: Forecast
@@ -98,12 +111,31 @@ class Explanation(Shown):
             table.add_column(name, no_wrap=True)
         for name in ("share", *(["samples"] if self.unit is Unit.SAMPLES else [unit, "samples"]), "passes"):
             table.add_column(name, justify="right")
-        for stage in self.forecast.stages:
+        for name in (f"runs out ({unit})", "overlaps", "cells"):
+            table.add_column(name, justify="right")
+        for stage, about, exhausted in zip(self.forecast.stages, self.stages, self._exhausted(), strict=True):
+            known = {c.name: c for c in about.components}
             for number, c in enumerate(stage.components):
                 units = [] if self.unit is Unit.SAMPLES else [_rounded(c.num_units)]
                 row = [f"{c.share:.2%}", *units, _rounded(c.num_samples), f"{c.passes:.2f}"]
+                row.append(f"{exhausted[c.name]:,.0f}" if c.name in exhausted else "")
+                own = known.get(c.name)  # None where it is of the stage before, in a ramp
+                row += ["", ""] if own is None else [f"{own.num_overlaps:,}", f"{own.num_cells:,}"]
                 table.add_row(Text("" if number else stage.name), Text(c.name), *row)
         return table
+
+    def _unmatched_later(self) -> str:
+        """Return how many samples match no component of later stages, where that is another number."""
+        later = [s for s in self.stages[1:] if s.num_unmatched != self.num_unmatched]
+        return "".join(f"; in stage {stage.name}: {stage.num_unmatched:,}" for stage in later)
+
+    def _exhausted(self) -> Iterator[dict[str, float]]:
+        """Yield, for each stage, the components that run out in it, and after how many units of the run."""
+        begin = 0.0
+        for stage in self.forecast.stages:
+            end = begin + stage.num_units
+            yield {name: at for name, at in self.forecast.exhausted if begin < at <= end * (1 + 1e-9)}
+            begin = end
 
     def ratio_table(self) -> Table:
         """Return how tokens are estimated as a table."""
@@ -122,7 +154,7 @@ class Explanation(Shown):
         """Return what the tables do not show, as sentences."""
         notes = [
             f"{_counted(self.num_cells, 'cell')} in {_counted(self.num_blocks, 'block')}; "
-            f"samples that match no component: {self.num_unmatched:,}.",
+            f"samples that match no component: {self.num_unmatched:,}{self._unmatched_later()}.",
             f"Neighbours are {_rounded(self.locality.neighbour_distance)} samples apart "
             f"({_rounded(self.locality.unshuffled_distance)} unshuffled); formats whose blocks are decoded as a whole "
             f"decode {self.locality.read_amplification:.2f} times what they deliver.",
@@ -186,7 +218,7 @@ def explain(
 def summarize(plan: CellPlan, config: RunConfig) -> Explanation:
     """Return the explanation of a plan that is there already."""
     program = config.program()
-    components = tuple(_summaries(plan, program))
+    stages = [_stage_summary(plan, program, n, ls) for n, ls in zip(program.stages, program.stage_leaves, strict=True)]
     leaves = program.segments[0].leaves
     owner_C = plan.owners(leaves)
     shares = [leaf.share for leaf in leaves]
@@ -197,11 +229,12 @@ def summarize(plan: CellPlan, config: RunConfig) -> Explanation:
     explanation = Explanation(
         catalog_version=config.catalog_version,
         unit=program.unit,
-        components=components,
-        num_unmatched=int(plan.num_samples_C[owner_C < 0].sum()),
+        components=stages[0].components,
+        num_unmatched=stages[0].num_unmatched,
         num_cells=int(np.count_nonzero(owner_C >= 0)),
         num_blocks=len(plan.block_number_B),
         has_length=program.end is not None,
+        stages=tuple(stages),
         program=program,
         forecast=expected,
         locality=locality,
@@ -212,9 +245,15 @@ def summarize(plan: CellPlan, config: RunConfig) -> Explanation:
     return replace(explanation, warnings=tuple(_warnings(explanation, int(plan.num_samples_C.sum()))))
 
 
-def _summaries(plan: CellPlan, program: Program) -> Iterator[ComponentSummary]:
-    leaves = program.segments[0].leaves
+def _stage_summary(plan: CellPlan, program: Program, name: str, leaves: Sequence[Leaf]) -> StageSummary:
     owner_C = plan.owners(leaves)
+    components = tuple(_summaries(plan, program, leaves, owner_C))
+    return StageSummary(name=name, components=components, num_unmatched=int(plan.num_samples_C[owner_C < 0].sum()))
+
+
+def _summaries(
+    plan: CellPlan, program: Program, leaves: Sequence[Leaf], owner_C: IntArray
+) -> Iterator[ComponentSummary]:
     ratios = program.tokens_per_byte
     units_L = [
         int(plan.num_units_C[owner_C == index].sum() * (1.0 if ratios is None else ratios[leaf.name]))

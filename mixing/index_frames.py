@@ -17,6 +17,11 @@ from mixlake.mixing.program import Program
 
 BITS_PER_WORD = 62
 ADDRESS = ("registration", "file_id", "block", "row", "byte_start", "byte_stop")
+_REMEDIES = {
+    "num_tokens": " Or give a tokenizer (or tokens_per_byte), to estimate it from num_bytes.",
+    "num_bytes": " mixlake add-property name=num_bytes source='octet_length(text)' adds it.",
+}
+"""By property that counts units, what to do where there is none."""
 CONSUMED = "word_consumed"
 """How often a row was drawn before the run began."""
 
@@ -81,12 +86,10 @@ def check_unit_property(columns: pa.Schema, unit: Unit, name: str | None, where:
     if name is None:
         return
     if name not in columns.names:
-        estimate = (
-            "; or give a tokenizer (or tokens_per_byte), to estimate it from num_bytes" if name == "num_tokens" else ""
-        )
+        remedy = _REMEDIES.get(name, "")
         raise ConfigError(
             f"mixture.unit is {unit.value}, so every sample needs a property {name!r}; {where} has: "
-            f"{listed(properties_first(columns.names))}.{nearest(name, columns.names)}{estimate}"
+            f"{listed(properties_first(columns.names))}.{nearest(name, columns.names)}{remedy}"
         )
     if not pa.types.is_integer(columns.field(name).type):
         raise ConfigError(

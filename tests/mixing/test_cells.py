@@ -261,7 +261,7 @@ def test_the_filter_may_leave_out_samples_without_units(
 
 def test_a_unit_needs_its_property(make_catalog: MakeCatalog, make_mixture: MakeMixture, tmp_path: Path) -> None:
     catalog = units_catalog(make_catalog, tmp_path, [1])
-    message = r"mixture.unit is bytes, so every sample needs a property 'num_bytes'; samples@\d+ has: .*num_tokens"
+    message = r"is bytes, so every sample needs a property 'num_bytes'; samples@\d+ has: .*add-property name=num_bytes"
     with pytest.raises(ConfigError, match=message):
         planned(catalog, make_mixture(("true", 1), unit="bytes"))
 

@@ -77,9 +77,20 @@ def test_printed_a_run_with_stages_has_a_table_of_them(catalog: Catalog) -> None
     mixture = {"components": {"german": GERMAN, "rest": REST}}
     text = str(explain(catalog, mixture, curriculum=curriculum, length={"chunks": 10}, chunk_size=40))
     lines = [line.split() for line in text.split("stages\n")[1].splitlines()]
-    assert ["stage", "component", "share", "samples", "passes"] in lines
-    assert ["warm", "german", "33.33%", "67", "0.11"] in lines
-    assert ["cold", "german", "75.00%", "150", "0.35"] in lines
+    assert [
+        "stage",
+        "component",
+        "share",
+        "samples",
+        "passes",
+        "runs",
+        "out",
+        "(samples)",
+        "overlaps",
+        "cells",
+    ] in lines
+    assert ["warm", "german", "33.33%", "67", "0.11", "0", "1"] in lines
+    assert ["cold", "german", "75.00%", "150", "0.35", "0", "1"] in lines
     assert "The run ends after about 400 samples." in text
 
 
@@ -133,3 +144,27 @@ def test_what_an_ordered_component_leaves_to_the_next_stage_is_foretold(
     assert expected.stopped_by == "easy"
     assert expected.num_units == pytest.approx(len(draws(run)), abs=40)
     assert expected.num_units < 2_000, "the easy ones are nearly gone when the stage begins"
+
+
+def test_each_stage_has_its_own_overlaps_cells_and_ends_of_components(catalog: Catalog, frame: pd.DataFrame) -> None:
+    rules = {"weight": 1, "on_exhausted": "redistribute"}
+    fine = {"few": {"where": "n < 60", **rules}, "code": {"where": "kind = 'code'", **rules}}
+    curriculum = {"stages": {"a": {"until": {"chunks": 5}}, "b": {"mixture": {"components": fine}}}}
+    mixture = {"components": {"german": GERMAN}, "on_exhausted": "redistribute"}
+    found = explain(catalog, mixture, curriculum=curriculum, chunk_size=40)
+    is_few, is_code = frame.n < 60, frame.kind == "code"
+    few, code = found.stages[1].components
+    assert (few.num_samples, code.num_samples, code.num_overlaps) == (
+        60,
+        (is_code & ~is_few).sum(),
+        (is_code & is_few).sum(),
+    )
+    assert found.stages[1].num_unmatched == (~is_few & ~is_code).sum()
+    text = str(found)
+    unmatched = (frame.language != "de").sum(), found.stages[1].num_unmatched
+    assert f"match no component: {unmatched[0]:,}; in stage b: {unmatched[1]:,}." in text
+    lines = [line.split() for line in text.split("stages\n")[1].splitlines()]
+    (row,) = (line for line in lines if line[:2] == ["b", "few"])
+    left = 60 - 200 * (is_few & (frame.language == "de")).sum() / (frame.language == "de").sum()
+    assert float(row[5].replace(",", "")) == pytest.approx(200 + 2 * left, abs=2)
+    assert row[6:] == ["0", str(few.num_cells)]
