@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,9 @@ from mixlake.catalog.showing import Shown
 from mixlake.catalog.tokenizers import TokenizerSpec
 from mixlake.mixing.cells import CellPlan
 from mixlake.mixing.components import OnExhausted
+from mixlake.mixing.contents import find_contents
 from mixlake.mixing.curriculum import Curriculum
-from mixlake.mixing.forecast import Forecast, forecast
+from mixlake.mixing.forecast import Forecast, StageComponent, forecast
 from mixlake.mixing.locality import Locality, expected_locality
 from mixlake.mixing.mixture import Mixture, Unit
 from mixlake.mixing.program import Leaf, Program
@@ -47,6 +49,8 @@ class ComponentSummary:
     """Samples that match its predicate but belong to a component before it."""
     num_cells: int
     on_exhausted: OnExhausted
+    contents: Mapping[str, int]
+    """``bytes`` and ``tokens`` of its samples, as far as they are known."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,15 +95,15 @@ class Explanation(Shown):
         unit = self.unit.value
         table = Table(box=box.SIMPLE_HEAD, title=f"mixture over samples@{self.catalog_version}", title_justify="left")
         table.add_column("component", no_wrap=True)
-        columns = ["share", "natural", "samples", *([] if self.unit is Unit.SAMPLES else [unit])]
+        columns = ["share", "natural", "samples", *self.components[0].contents]
         for name in [*columns, f"lasts for ({unit})", "then", "overlaps"]:
             table.add_column(name, justify="left" if name == "then" else "right")
         for c in self.components:
-            units = [] if self.unit is Unit.SAMPLES else [f"{c.num_units:,}"]
+            held = [f"{amount:,}" for amount in c.contents.values()]
             lasts = "∞" if c.lasts_for == float("inf") else f"{c.lasts_for:,.0f}"
             shares = [f"{c.share:.4%}" if 0 < c.share < 0.001 else f"{c.share:.2%}", f"{c.natural_share:.2%}"]
             table.add_row(
-                Text(c.name), *shares, f"{c.num_samples:,}", *units, lasts, c.on_exhausted.value, f"{c.num_overlaps:,}"
+                Text(c.name), *shares, f"{c.num_samples:,}", *held, lasts, c.on_exhausted.value, f"{c.num_overlaps:,}"
             )
         return table
 
@@ -109,20 +113,27 @@ class Explanation(Shown):
         table = Table(box=box.SIMPLE_HEAD, title="stages", title_justify="left")
         for name in ("stage", "component"):
             table.add_column(name, no_wrap=True)
-        for name in ("share", *(["samples"] if self.unit is Unit.SAMPLES else [unit, "samples"]), "passes"):
+        held = self.components[0].contents
+        for name in ("share", "samples", *held, "passes", f"runs out ({unit})", "overlaps", "cells"):
             table.add_column(name, justify="right")
-        for name in (f"runs out ({unit})", "overlaps", "cells"):
-            table.add_column(name, justify="right")
+        known: dict[str, ComponentSummary] = {}
         for stage, about, exhausted in zip(self.forecast.stages, self.stages, self._exhausted(), strict=True):
-            known = {c.name: c for c in about.components}
+            mine = {c.name: c for c in about.components}
+            known |= mine
             for number, c in enumerate(stage.components):
-                units = [] if self.unit is Unit.SAMPLES else [_rounded(c.num_units)]
-                row = [f"{c.share:.2%}", *units, _rounded(c.num_samples), f"{c.passes:.2f}"]
-                row.append(f"{exhausted[c.name]:,.0f}" if c.name in exhausted else "")
-                own = known.get(c.name)  # None where it is of the stage before, in a ramp
+                row = [f"{c.share:.2%}", *(_rounded(amount) for amount in self._amounts(c, known[c.name]))]
+                row += [f"{c.passes:.2f}", f"{exhausted[c.name]:,.0f}" if c.name in exhausted else ""]
+                own = mine.get(c.name)  # None where it is of the stage before, in a ramp
                 row += ["", ""] if own is None else [f"{own.num_overlaps:,}", f"{own.num_cells:,}"]
                 table.add_row(Text("" if number else stage.name), Text(c.name), *row)
         return table
+
+    def _amounts(self, given: StageComponent, about: ComponentSummary) -> Iterator[float]:
+        """Yield the samples that a component gives in a stage, and the bytes and tokens of as many in the mean."""
+        yield given.num_samples
+        for unit, amount in about.contents.items():
+            mean = amount / max(1, about.num_samples)
+            yield given.num_units if unit == self.unit else given.num_samples * mean if mean else 0.0
 
     def _unmatched_later(self) -> str:
         """Return how many samples match no component of later stages, where that is another number."""
@@ -212,13 +223,16 @@ def explain(
         composed=None,
     )
     plan = plan_cells(pinned, config.program())
-    return summarize(plan, config.settled(plan))
+    return summarize(plan, config.settled(plan), find_contents(pinned, config.program(), plan))
 
 
-def summarize(plan: CellPlan, config: RunConfig) -> Explanation:
-    """Return the explanation of a plan that is there already."""
+def summarize(
+    plan: CellPlan, config: RunConfig, contents: Mapping[str, IntArray] = MappingProxyType({})
+) -> Explanation:
+    """Return the explanation of a plan that is there already, with what its cells hold if that is known."""
     program = config.program()
-    stages = [_stage_summary(plan, program, n, ls) for n, ls in zip(program.stages, program.stage_leaves, strict=True)]
+    pairs = zip(program.stages, program.stage_leaves, strict=True)
+    stages = [_stage_summary(plan, program, name, leaves, contents) for name, leaves in pairs]
     leaves = program.segments[0].leaves
     owner_C = plan.owners(leaves)
     shares = [leaf.share for leaf in leaves]
@@ -245,14 +259,16 @@ def summarize(plan: CellPlan, config: RunConfig) -> Explanation:
     return replace(explanation, warnings=tuple(_warnings(explanation, int(plan.num_samples_C.sum()))))
 
 
-def _stage_summary(plan: CellPlan, program: Program, name: str, leaves: Sequence[Leaf]) -> StageSummary:
+def _stage_summary(
+    plan: CellPlan, program: Program, name: str, leaves: Sequence[Leaf], contents: Mapping[str, IntArray]
+) -> StageSummary:
     owner_C = plan.owners(leaves)
-    components = tuple(_summaries(plan, program, leaves, owner_C))
+    components = tuple(_summaries(plan, program, leaves, owner_C, contents))
     return StageSummary(name=name, components=components, num_unmatched=int(plan.num_samples_C[owner_C < 0].sum()))
 
 
 def _summaries(
-    plan: CellPlan, program: Program, leaves: Sequence[Leaf], owner_C: IntArray
+    plan: CellPlan, program: Program, leaves: Sequence[Leaf], owner_C: IntArray, contents: Mapping[str, IntArray]
 ) -> Iterator[ComponentSummary]:
     ratios = program.tokens_per_byte
     units_L = [
@@ -261,6 +277,9 @@ def _summaries(
     ]
     for index, (leaf, units) in enumerate(zip(leaves, units_L, strict=True)):
         mine = owner_C == index
+        held = {unit: int(amount_C[mine].sum()) for unit, amount_C in contents.items()}
+        if program.unit is not Unit.SAMPLES:
+            held[program.unit.value] = units
         yield ComponentSummary(
             name=leaf.name,
             share=leaf.share,
@@ -271,6 +290,7 @@ def _summaries(
             num_overlaps=int(plan.num_samples_C[plan.matching(leaf) & ~mine].sum()),
             num_cells=int(mine.sum()),
             on_exhausted=leaf.on_exhausted,
+            contents=dict(sorted(held.items())),
         )
 
 

@@ -40,6 +40,9 @@ def test_the_numbers_are_those_of_a_count_by_hand(
     assert (german.lasts_for, code.lasts_for, table.lasts_for) == (units[0] * 4, units[1] / 0.75, math.inf)
     assert [c.on_exhausted for c in found.components] == [OnExhausted.STOP, OnExhausted.REDISTRIBUTE, OnExhausted.STOP]
     assert [c.num_cells for c in found.components] == [1, 1, 1]
+    assert [c.contents["bytes"] for c in found.components] == units
+    tokens = [int(kept.num_tokens[mine].sum()) for mine in (is_german, is_code, is_table)]
+    assert [c.contents["tokens"] for c in found.components] == tokens
     assert found.num_unmatched == (~is_german & ~is_code & ~is_table).sum()
     assert (found.catalog_version, found.unit, found.num_cells) == (catalog.version, Unit.BYTES, 3)
     assert found.num_blocks == kept.groupby(["registration", "block"]).ngroups

@@ -72,25 +72,20 @@ def test_what_one_would_regret_is_said(catalog: Catalog) -> None:
     assert found.warnings == ("100% of the samples that pass the filter belong to no component",)
 
 
-def test_printed_a_run_with_stages_has_a_table_of_them(catalog: Catalog) -> None:
+def test_printed_a_run_with_stages_has_a_table_of_them(catalog: Catalog, frame: pd.DataFrame) -> None:
     curriculum = {"stages": {"warm": {"until": {"fraction": 0.5}}, "cold": {"weights": {"german": 0.75}}}}
     mixture = {"components": {"german": GERMAN, "rest": REST}}
     text = str(explain(catalog, mixture, curriculum=curriculum, length={"chunks": 10}, chunk_size=40))
     lines = [line.split() for line in text.split("stages\n")[1].splitlines()]
-    assert [
-        "stage",
-        "component",
-        "share",
-        "samples",
-        "passes",
-        "runs",
-        "out",
-        "(samples)",
-        "overlaps",
-        "cells",
-    ] in lines
-    assert ["warm", "german", "33.33%", "67", "0.11", "0", "1"] in lines
-    assert ["cold", "german", "75.00%", "150", "0.35", "0", "1"] in lines
+    title = ["stage", "component", "share", "samples", "bytes", "tokens", "passes", "runs", "out", "(samples)"]
+    assert [*title, "overlaps", "cells"] in lines
+    rows = {(line[0], line[1]): line[2:] for line in lines if len(line) == 9}
+    assert [rows["warm", "german"][i] for i in (0, 1, 4, 5, 6)] == ["33.33%", "67", "0.11", "0", "1"]
+    assert [rows["cold", "german"][i] for i in (0, 1, 4, 5, 6)] == ["75.00%", "150", "0.35", "0", "1"]
+    is_german = frame.language == "de"
+    for place, name in ((2, "num_bytes"), (3, "num_tokens")):
+        expected = 150 * frame[name][is_german].mean()
+        assert float(rows["cold", "german"][place].replace(",", "")) == pytest.approx(expected, abs=1)
     assert "The run ends after about 400 samples." in text
 
 
@@ -166,5 +161,5 @@ def test_each_stage_has_its_own_overlaps_cells_and_ends_of_components(catalog: C
     lines = [line.split() for line in text.split("stages\n")[1].splitlines()]
     (row,) = (line for line in lines if line[:2] == ["b", "few"])
     left = 60 - 200 * (is_few & (frame.language == "de")).sum() / (frame.language == "de").sum()
-    assert float(row[5].replace(",", "")) == pytest.approx(200 + 2 * left, abs=2)
-    assert row[6:] == ["0", str(few.num_cells)]
+    assert float(row[7].replace(",", "")) == pytest.approx(200 + 2 * left, abs=2)
+    assert row[8:] == ["0", str(few.num_cells)]
