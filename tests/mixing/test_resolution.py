@@ -128,7 +128,7 @@ def test_tokens_are_estimated_from_bytes_by_component(make_catalog: MakeCatalog,
     catalog = make_catalog(tmp_path, {"a": records}, {"kind": "kind", "num_bytes": "octet_length(text)"})
     declared = {name: {"where": f"kind = '{name}'", "weight": 1} for name in ("code", "prose")}
     mixture = {"unit": "tokens", "components": declared}
-    with pytest.raises(ConfigError, match=r"needs a property 'num_tokens'; .* or give a tokenizer .*, to estimate it"):
+    with pytest.raises(ConfigError, match=r"needs a property 'num_tokens'; .* Or give a tokenizer .*, to estimate it"):
         Run.start(catalog, "exp1", mixture)
     ratios = {"code": 0.5, "prose": 0.125}
     run = Run.start(catalog, "exp1", mixture, tokens_per_byte=ratios, chunk_size=20)
