@@ -203,7 +203,9 @@ class Queues:
             if len(self._orders) > _MAX_ORDERS:
                 self._orders.popitem(last=False)
         self._orders.move_to_end(number)
-        return piece.rows.take(self._orders[number][index])
+        rows = self._orders[number][index]
+        is_run = rows[-1] - rows[0] == len(rows) - 1 and bool((np.diff(rows) == 1).all())
+        return piece.rows.take(slice(rows[0], rows[-1] + 1) if is_run else rows)
 
     def _order_of(self, piece: Piece, number: int) -> IntArray:
         """Return the rows of the cells in a piece in the order of drawing: queue by queue, window by window."""

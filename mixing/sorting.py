@@ -20,7 +20,9 @@ def packed(columns: Sequence[IntArray]) -> IntArray | None:
     Args:
         columns: of whole numbers from 0, the most significant first.
     """
-    widths = [(int(column.max(initial=0)) + 1).bit_length() for column in columns]  # one more: no value is all ones
+    most = [int(column.max(initial=0)) for column in columns]
+    columns = [column for column, value in zip(columns[:-1], most[:-1], strict=True) if value] + [columns[-1]]
+    widths = [(value + 1).bit_length() for value in [*filter(None, most[:-1]), most[-1]]]  # so that none is all ones
     if sum(widths) > _WORD_BITS:
         return None
     words = columns[0]
