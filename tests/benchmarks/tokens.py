@@ -20,6 +20,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -37,6 +38,10 @@ _VOCABULARY = 32_000
 _BARE_BATCH = 64
 _SHARE_OF_BARE = 0.85
 _ON_THE_FLY, _WRITTEN_ONCE = 8e6, 100e6
+_LENGTH = 2048
+"""Tokens of a sequence, where nothing else is said."""
+_DOCUMENTS = {100: 100_000, 100_000: 200}
+"""Tokens of the documents of datasets in which all are equally long, and how many there are."""
 _REPEATS = 2
 _LIBRARIES = {"tokenizers": 8_000_000, "tiktoken": 1 << 40, "gigatoken": 1 << 40}
 """Tokens to stop after, so that no library takes longer than some seconds; what is tokenized in advance by then, and
@@ -54,6 +59,10 @@ def prepare(megabytes: int) -> str:
     catalog = Catalog.open(str(folder / "lake"), create=True)
     catalog.register("texts", str(folder / "documents.jsonl"), properties={"half": "id % 2"}, replace=True)
     tokenize(catalog, "texts", "ids", folder / "ids", tokenizer=folder / "tokenizer.json", replace=True)
+    for length, num in _DOCUMENTS.items():
+        path = folder / f"of-{length}.npy"
+        np.save(path, np.random.default_rng(0).integers(0, _VOCABULARY, (num, length), np.uint16))
+        catalog.register(f"of-{length}", str(path), properties={"half": "document % 2", "num_tokens": "num_tokens"})
     (folder / "ready").touch()
     return str(folder)
 
@@ -78,13 +87,13 @@ def bare(folder: str, library: str) -> float:
 
 def on_the_fly(folder: str, library: str) -> float:
     """Return the tokens per second of batches made from JSON lines."""
-    return _packed(folder, "texts", 1024, {"tokenizer": _tokenizer(folder, library)}, _LIBRARIES[library])
+    return _packed(folder, "texts", _LENGTH, {"tokenizer": _tokenizer(folder, library)}, _LIBRARIES[library])
 
 
-def written_once(folder: str, unit: str, length: int, packing: str) -> float:
-    """Return the tokens per second of batches made from Megatron files, in several passes."""
+def written_once(folder: str, dataset: str, unit: str, length: int, packing: str) -> float:
+    """Return the tokens per second of batches made from files of ids, in several passes."""
     options = {"tokenizer": _tokenizer(folder, "gigatoken"), "packing": packing}
-    return _packed(folder, "ids", length, options, 1 << 40, unit=unit, passes=5)
+    return _packed(folder, dataset, length, options, 1 << 40, unit=unit, passes=5)
 
 
 def main() -> None:
@@ -95,9 +104,13 @@ def main() -> None:
         limit, ours = _best(bare, folder, library), _best(on_the_fly, folder, library)
         lines.append(_line(f"{library}, from JSON lines: 85% of it bare", ours, _SHARE_OF_BARE * limit))
     lines.append(_line("the fastest of them", ours, _ON_THE_FLY))
-    for unit, length, packing in product(("samples", "tokens"), (1024, 2048, 4096), ("concat", "best_fit")):
-        ours = _best(written_once, folder, unit, length, packing)
+    units, packings = ("samples", "tokens"), ("concat", "best_fit")
+    for unit, length, packing in product(units, (1024, _LENGTH, 4096), packings):
+        ours = _best(written_once, folder, "ids", unit, length, packing)
         lines.append(_line(f"written once, by {unit}, {packing}, sequences of {length:,}", ours, _WRITTEN_ONCE))
+    for documents, unit, packing in product(_DOCUMENTS, units, packings):
+        ours = _best(written_once, folder, f"of-{documents}", unit, _LENGTH, packing)
+        lines.append(_line(f"documents of {documents:,} tokens, by {unit}, {packing}", ours, _WRITTEN_ONCE))
     show("Packed tokens per second and core", lines)
 
 
