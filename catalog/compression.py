@@ -112,6 +112,8 @@ class DecompressedContent:
     """
 
     def __init__(self, file: DataFile) -> None:
+        self._file = file
+        self._most = _MAX_STEP_BYTES
         self._stream = DecompressedStream(file)
         self._spill = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  (until it is whole or nobody wants it)
         weakref.finalize(self, self._spill.close)
@@ -137,9 +139,9 @@ class DecompressedContent:
         if not self.has(stop):
             with self._going_on:
                 while self._is_going_on() and self.num_bytes < stop:
-                    self._go_on()
+                    self._go_on(stop)
                 if self._is_going_on() and self._may_end:
-                    self._go_on()
+                    self._go_on(stop)
         with self._looking:
             if self._whole is not None:
                 return self._whole[start:stop]
@@ -150,13 +152,20 @@ class DecompressedContent:
     def _is_going_on(self) -> bool:
         return self._whole is None and self._damage is None
 
-    def _go_on(self) -> None:
-        """Decompress as much again as there is; after a piece that is shorter than it might be the end is likely."""
-        space = np.empty(min(max(self.num_bytes, _CHUNK_BYTES), _MAX_STEP_BYTES), np.uint8).data
+    def _go_on(self, stop: int) -> None:
+        """Decompress what is wanted, and as much again as there is, or some of that.
+
+        After a piece that is shorter than it might be the end is likely.
+        """
+        wanted = max(stop - self.num_bytes, self.num_bytes, _CHUNK_BYTES)
+        space = np.empty(min(wanted, self._most), np.uint8).data
         try:
             num = self._stream.readinto(space)
         except DataError as error:
-            self._damage = error
+            if self._most == _CHUNK_BYTES:
+                self._damage = error
+            else:
+                self._begin_again()
             return
         rest = space[:num]
         while rest:
@@ -168,6 +177,19 @@ class DecompressedContent:
                 self._whole = mapped(f"/dev/fd/{self._spill.fileno()}") if self.num_bytes else memoryview(b"")
                 self._spill.close()
             self._stream.close()
+
+    def _begin_again(self) -> None:
+        """Come to a damage in small steps from the start: of a step that fails, what lies before that is lost."""
+        self._most = _CHUNK_BYTES
+        self._stream.close()
+        try:
+            self._stream = DecompressedStream(self._file)
+            weakref.finalize(self, self._stream.close)
+            rest = self.num_bytes
+            while rest:
+                rest -= len(self._stream.read(min(rest, _CHUNK_BYTES)) or b"")
+        except DataError as error:
+            self._damage = error
 
 
 def decompressed_content(file: DataFile, cache: ReadCache) -> DecompressedContent:

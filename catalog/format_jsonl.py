@@ -94,7 +94,7 @@ class JsonLinesFormat:
     ) -> Callable[[], dict[FieldPath, list[Any]]] | None:
         """Read the lines of the spans, unless they are in memory anyway; return what parses fields of them."""
         del options, as_utf8
-        in_memory = at_hand(file, spans, cache)
+        in_memory = at_hand(file, spans, cache, may_wait=may_wait)
         if in_memory is not None:
             return partial(parse_columns, file, in_memory, spans, fields)
         if not may_wait:

@@ -6,11 +6,14 @@ Row groups are opened again for each part, as kept handles would soon be more th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.dataset as pads
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from mixlake.catalog.arrow_blocks import (
@@ -31,6 +34,9 @@ from mixlake.catalog.spans import Spans
 _BYTES_AT_ONCE = 64 << 20
 """Row groups beyond this are decoded piece by piece, so that memory stays bounded however large they are."""
 _STREAM_BYTES = 1 << 20
+_LEAST_BEGUN_BYTES = 1 << 20
+"""Smaller row groups are decoded in less than what it takes to have that done."""
+_ALL_ROWS = 1 << 30
 
 
 class ParquetFormat:
@@ -46,7 +52,7 @@ class ParquetFormat:
         """Return ranges of row groups."""
         del options
         try:
-            metadata, _ = _layout(file)
+            metadata = _layout(file).metadata
         except DataError as error:
             problems.note(error, file)
             return []
@@ -64,8 +70,9 @@ class ParquetFormat:
         del options
         for part in parts:
             try:
-                metadata, bounds = _layout(part.file)
-                with _opened(part.file, metadata) as parquet:
+                layout = _layout(part.file)
+                bounds = layout.bounds
+                with _opened(part.file, layout.metadata) as parquet:
                     pieces = _pieces(part, parquet, bounds, _names(parquet.schema_arrow, fields), problems)
                     yield from to_blocks(part, int(bounds[part.start]), pieces, fields, problems)
             except DataError as error:
@@ -82,7 +89,7 @@ class ParquetFormat:
         """Return the rows of the spans, in their order; a row group is decoded once while it stays in the cache."""
         del options
         layout = _kept_layout(file, cache)
-        return read_rows(file, spans, layout[1], _decoder(file, layout, fields, cache))
+        return read_rows(file, spans, layout.bounds, _decoder(file, layout, fields, cache))
 
     def fetch_columns(
         self,
@@ -95,23 +102,41 @@ class ParquetFormat:
         may_wait: bool,
         as_utf8: bool,
     ) -> Callable[[], dict[FieldPath, list[Any]]] | None:
-        """Return what gives fields of the rows; a row group is decoded once while it stays in the cache."""
+        """Return what gives fields of the rows; a row group is decoded once while it stays in the cache.
+
+        What may not wait has row groups decoded by Arrow's threads. They do not need the interpreter lock, for which a
+        Python thread waits a dozen times per row group, up to 5 ms each time that another one computes.
+        """
         del options
-        if not may_wait:
+        if not may_wait and not cache.holds(_layout_key(file)):
             return None
         layout = _kept_layout(file, cache)
-        decode = _decoder(file, layout, fields, cache)
-        return fetch_columns(file, spans, layout[1], fields, decode, as_utf8=as_utf8)
+        fetch = partial(
+            fetch_columns, file, spans, layout.bounds, fields, _decoder(file, layout, fields, cache), as_utf8=as_utf8
+        )
+        if may_wait:
+            return fetch()
+        numbers = np.unique(np.searchsorted(layout.bounds, spans.rows, side="right") - 1).tolist()
+        if not all(_begin(file, layout, number, fields, cache) for number in numbers):
+            return None
+        return partial(_called, fetch)
 
     def bytes_per_sample(self, file: DataFile) -> int:
         """Return the mean of what all columns take before they are compressed."""
-        metadata, _ = _layout(file)
+        metadata = _layout(file).metadata
         num_bytes = sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
         return int(num_bytes // max(metadata.num_rows, 1))
 
 
-_Layout = tuple[pq.FileMetaData, IntArray]
-"""A file's metadata, and the first row of every row group, and of the one after the last."""
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """Where the rows of a file lie."""
+
+    metadata: pq.FileMetaData
+    bounds: IntArray
+    """First row of every row group, and of the one after the last."""
+    fragment: pads.ParquetFileFragment | None = None
+    """The file, as Arrow's threads read it."""
 
 
 @lru_cache(maxsize=4)  # what two threads scan at a time, and one file ahead each: a footer may have many megabytes
@@ -124,15 +149,21 @@ def _layout(file: DataFile) -> _Layout:
         reason = f"not a readable Parquet file ({error})"
         raise DataError(Problem(file=file, place="", reason=reason)) from error
     counts = [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)]
-    return metadata, np.cumsum([0, *counts], dtype=np.int64)
+    return _Layout(metadata, np.cumsum([0, *counts], dtype=np.int64))
+
+
+def _layout_key(file: DataFile) -> tuple[str, int]:
+    return file.uri, file.modified_us
 
 
 def _kept_layout(file: DataFile, cache: ReadCache) -> _Layout:
     def decode() -> tuple[_Layout, int]:
-        metadata, bounds = _layout(file)
-        return (metadata, bounds), metadata.serialized_size
+        layout = _layout(file)
+        fragment = pads.ParquetFileFormat().make_fragment(file.uri, pafs.LocalFileSystem())
+        fragment.ensure_complete_metadata()
+        return replace(layout, fragment=fragment), 2 * layout.metadata.serialized_size
 
-    layout: _Layout = cache.get((file.uri, file.modified_us), decode)
+    layout: _Layout = cache.get(_layout_key(file), decode)
     return layout
 
 
@@ -142,15 +173,47 @@ def _decoder(
     wanted = None if fields is None else tuple(fields)
 
     def decode(group: int) -> Decoded:
-        key = (file.uri, file.modified_us, group, wanted)
         decoded: Decoded = cache.get(
-            key,
-            lambda: Decoded.sized(_row_group(file, layout[0], group, wanted), is_trusted=True),
+            (*_layout_key(file), group, wanted),
+            lambda: Decoded.sized(_row_group(file, layout.metadata, group, wanted), is_trusted=True),
             spill=Decoded.spilled,
         )
         return decoded
 
     return decode
+
+
+def _called(fetch: Callable[[], Callable[[], dict[FieldPath, list[Any]]]]) -> dict[FieldPath, list[Any]]:
+    return fetch()()
+
+
+def _begin(file: DataFile, layout: _Layout, group: int, fields: Sequence[FieldPath], cache: ReadCache) -> bool:
+    """Have a row group decoded, unless it is already; say whether that can be waited for."""
+    fragment = layout.fragment
+    num_bytes = layout.metadata.row_group(group).total_byte_size
+    names = list(dict.fromkeys(path[0] for path in fields if len(path) == 1))
+    if fragment is None or num_bytes < _LEAST_BEGUN_BYTES or len(names) < len(fields):
+        return False
+    names = [name for name in names if name in fragment.physical_schema.names]
+
+    def start() -> Callable[[], tuple[Decoded, int]]:
+        scanner = pads.Scanner.from_fragment(
+            fragment.subset(row_group_ids=[group]), columns=names, batch_size=_ALL_ROWS, batch_readahead=1
+        )
+        return partial(_await_row_group, file, group, scanner.to_reader())
+
+    try:
+        return cache.begin((*_layout_key(file), group, tuple(fields)), start, num_bytes)
+    except ARROW_ERRORS:  # whoever needs it says what is wrong
+        return False
+
+
+def _await_row_group(file: DataFile, group: int, reader: pa.RecordBatchReader) -> tuple[Decoded, int]:
+    try:
+        table = reader.read_all()
+    except ARROW_ERRORS as error:
+        raise DataError(f"{file.uri}, row group {group}: {_undecodable(error)}") from error
+    return Decoded.sized(table, is_trusted=True)
 
 
 def _opened(file: DataFile, metadata: pq.FileMetaData) -> pq.ParquetFile:

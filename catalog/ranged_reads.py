@@ -56,21 +56,29 @@ def read_ranges(
     return Pieces(pieces.contents, pieces.numbers[number], begins, ends).views()
 
 
-def at_hand(file: DataFile, spans: Spans, cache: ReadCache) -> OneByOne | None:
-    """Return what gives the bytes of spans one by one; None where a disk or a decompressor would have to be waited for.
+def at_hand(file: DataFile, spans: Spans, cache: ReadCache, *, may_wait: bool = False) -> OneByOne | None:
+    """Return what gives the bytes of spans one by one, as they lie in memory; None where they do not.
 
     What lies in memory anyway is parsed the fastest where it lies: nothing is copied, and no other thread is woken. Of
     a plain file a few ranges are looked at, and the others are taken to be where those are; a wrong guess costs nothing
     but time.
 
+    Args:
+        file: the file.
+        spans: which of its bytes.
+        cache: for what is decompressed or mapped.
+        may_wait: whether what is not decompressed yet may be waited for.
+
     Raises:
-        DataError: the file is gone; what is returned raises what `read_ranges` does.
+        DataError: the file is gone, or damaged; what is returned raises what `read_ranges` does.
     """
     if not len(spans):
         return None
     if file.compression is not None:
-        content = decompressed_content(file, cache)
-        return partial(_decompressed, file, content, spans) if content.has(int(spans.byte_stop.max())) else None
+        content, stop = decompressed_content(file, cache), int(spans.byte_stop.max())
+        if may_wait:
+            content.read(stop, stop)
+        return partial(_decompressed, file, content, spans) if may_wait or content.has(stop) else None
     with open_file(file) as stream:
         probed = spans.byte_start[:: -(-len(spans) // _NUM_PROBES)].tolist()
         if not all(_is_in_memory(stream.fileno(), start) for start in probed):

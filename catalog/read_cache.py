@@ -6,12 +6,15 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from contextlib import suppress
+from functools import partial
 from typing import Any, TypeAlias
 
 from mixlake.catalog.buffers import BufferPool
 
 Size: TypeAlias = int | Callable[[], int]
 """Bytes, now or whenever it is asked."""
+_MAX_BEGUN = 64
+"""Pieces that are being decoded before anybody asks for them: each may keep a file open."""
 _NUM_REMEMBERED = 1 << 14
 """Pieces that had to leave and whose names are kept, some hundred bytes each."""
 
@@ -29,8 +32,16 @@ class ReadCache:
     ('decoded', 'decoded')
     """
 
-    def __init__(self, max_bytes: int = 256 << 20, max_disk_bytes: int = 16 << 30) -> None:
+    def __init__(self, max_bytes: int = 256 << 20, max_disk_bytes: int = 16 << 30, *, max_begun_bytes: int = 0) -> None:
+        """Make an empty cache.
+
+        Args:
+            max_bytes: bound of what is kept in memory.
+            max_disk_bytes: bound of what is kept in temporary files.
+            max_begun_bytes: bound of what is being decoded before anybody asks for it.
+        """
         self.max_bytes = max_bytes
+        self._begun = _Begun(max_begun_bytes)
         self._in_memory = _Pieces(max_bytes)
         self._on_disk = _Pieces(max_disk_bytes)
         self.slabs = BufferPool()
@@ -52,12 +63,29 @@ class ReadCache:
             on_disk: it lies in a temporary file, mapped into memory.
             spill: returns the piece as one that lies in a temporary file, and its size there.
         """
+        decode = partial(self._begun.finish, key, decode)
         if on_disk or self._on_disk.holds(key):
             return self._on_disk.get(key, decode)
         if spill is not None and self._in_memory.had_to_leave(key):
             with suppress(OSError):  # no space there: then it is decoded as often as it has to be
                 return self._on_disk.get(key, lambda: spill(decode()[0]))
         return self._in_memory.get(key, decode)
+
+    def holds(self, key: Hashable) -> bool:
+        """Say whether a piece is there."""
+        return self._in_memory.holds(key) or self._on_disk.holds(key)
+
+    def begin(self, key: Hashable, start: Callable[[], Callable[[], tuple[Any, Size]]], num_bytes: int) -> bool:
+        """Begin to decode a piece, unless it is there or has been begun; say whether it need not be decoded any more.
+
+        Args:
+            key: names the piece.
+            start: begins, and returns what waits for the piece, and gives it and its size.
+            num_bytes: about its size. As much as there is room for is begun, and is kept apart until it is asked for.
+        """
+        if self.holds(key):
+            return True
+        return not self._in_memory.had_to_leave(key) and self._begun.begin(key, start, num_bytes)
 
     @property
     def num_hits(self) -> int:
@@ -68,6 +96,29 @@ class ReadCache:
     def num_misses(self) -> int:
         """How often a piece had to be decoded."""
         return self._in_memory.num_misses + self._on_disk.num_misses
+
+
+class _Begun:
+    """Pieces that are being decoded for nobody yet."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._pieces: dict[Hashable, tuple[Callable[[], tuple[Any, Size]], int]] = {}
+        self._lock = threading.Lock()
+
+    def begin(self, key: Hashable, start: Callable[[], Callable[[], tuple[Any, Size]]], num_bytes: int) -> bool:
+        with self._lock:
+            if key not in self._pieces:
+                held = sum(size for _, size in self._pieces.values())
+                if held + num_bytes > self._max_bytes or len(self._pieces) >= _MAX_BEGUN:
+                    return False
+                self._pieces[key] = start(), num_bytes
+            return True
+
+    def finish(self, key: Hashable, decode: Callable[[], tuple[Any, Size]]) -> tuple[Any, Size]:
+        with self._lock:
+            wait, _ = self._pieces.pop(key, (decode, 0))
+        return wait()
 
 
 class _Pieces:

@@ -92,7 +92,8 @@ class SampleReader:
         held = max(1, min(_MAX_GROUP_BYTES, cache_bytes // 4 // num_lanes))
         self.group_bytes = max(1, held // (images.expansion if images else 1))
         """Bound of a group of samples, in bytes that they take when they are decoded."""
-        self._cache = ReadCache(cache_bytes - 2 * num_lanes * held)
+        ahead = num_lanes * held  # which is decoded, or still being decoded
+        self._cache = ReadCache(cache_bytes - 2 * ahead, max_begun_bytes=ahead)
         datasets = catalog.list_datasets()
         self._datasets = {name: dataset for dataset in datasets for name in dataset.registrations}
         self.text_fields = {name: parse_path(dataset.text) for name, dataset in self._datasets.items()}

@@ -112,7 +112,7 @@ class Workers(Generic[Item]):
             MixlakeError: a worker died, or what ended it.
         """
         streams = (self._of_worker(index, while_waiting) for index in range(len(self._processes)))
-        return heapq.merge(*streams, key=lambda delivery: delivery.turn)
+        return heapq.merge(*streams)  # by their turns, of which no two are equal
 
     def _of_worker(self, index: int, while_waiting: Callable[[], None]) -> Iterator[Delivery[Item]]:
         while True:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import random
 import re
 import resource
 from collections.abc import Callable
@@ -105,6 +106,18 @@ def test_what_lies_before_a_damage_can_be_read(tmp_path: Path) -> None:
     assert content.read(1000, 2000) == CONTENT[1000:2000]
     with pytest.raises(DataError, match=exactly(f"{file.uri}: cannot be decompressed (it ends too early)")):
         content.read(0, len(CONTENT))
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+def test_all_that_lies_before_a_damage_can_be_read_whatever_is_asked_for_first(tmp_path: Path, suffix: str) -> None:
+    content = random.Random(0).randbytes(4 << 20)
+    whole = COMPRESSORS[suffix](content)
+    file = write(tmp_path / f"a.jsonl{suffix}", whole[: 3 << 20])
+    there = decompressed_content(file, ReadCache())
+    with pytest.raises(DataError, match=exactly(f"{file.uri}: cannot be decompressed (it ends too early)")):
+        there.read(len(content) - 10, len(content))
+    assert there.num_bytes >= 2 << 20
+    assert there.read(0, 2 << 20) == content[: 2 << 20]
 
 
 def test_files_leave_the_cache_by_what_they_have_grown_to(tmp_path: Path) -> None:

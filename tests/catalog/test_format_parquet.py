@@ -22,6 +22,7 @@ from mixlake.catalog.listing import find_files
 from mixlake.catalog.problems import OnError, Problems
 from mixlake.catalog.read_cache import ReadCache
 from mixlake.catalog.records import Block, FieldPath, FilePart
+from mixlake.catalog.spans import Spans
 
 RECORDS: list[dict[str, Any]] = [
     {"text": "a", "meta": {"language": "de", "tags": ["x", "y"]}, "a.b": 1, "score": 0.5},
@@ -366,3 +367,37 @@ def test_a_damaged_row_group_is_written_down_and_the_rest_is_read_back(
     assert read_back("docs") == [*records[:2], *records[4:]]
     (skipped,) = catalog.sql("SELECT uri, place FROM skipped").to_pylist()
     assert skipped == {"uri": file.uri, "place": "row group 1"}
+
+
+def test_row_groups_are_decoded_by_threads_of_arrow_for_whoever_may_not_wait(tmp_path: Path) -> None:
+    records = [
+        {"text": f"{number:05} größer" * 800 if number % 50 else None, "part": {"a": number}, "number": number}
+        for number in range(2000)
+    ]
+    file = write(tmp_path / "data" / "a.parquet", records, row_group_size=600)
+    rows = [1999, 3, 700, 650, 1200, 4]
+    spans = Spans.of([Span(row_start=row, row_stop=row + 1) for row in rows])
+    fields: list[FieldPath] = [("text",), ("number",), ("missing",)]
+    expected = {("text",): [records[row]["text"] for row in rows], ("number",): rows, ("missing",): [None] * len(rows)}
+
+    def begin(cache: ReadCache, *fields: FieldPath) -> Callable[[], dict[FieldPath, list[Any]]] | None:
+        return ParquetFormat().fetch_columns(file, spans, fields, {}, cache, may_wait=False, as_utf8=False)
+
+    cache = ReadCache(max_begun_bytes=64 << 20)
+    assert begin(cache, *fields) is None  # nobody has looked at its footer yet
+    waited = ParquetFormat().fetch_columns(file, spans, fields, {}, ReadCache(), may_wait=True, as_utf8=False)
+    assert waited is not None
+    assert waited() == expected
+    cached = ParquetFormat().fetch_columns(file, spans, [("part",)], {}, cache, may_wait=True, as_utf8=False)
+    assert cached is not None
+    begun, again = begin(cache, *fields), begin(cache, *fields)
+    assert begun is not None
+    assert again is not None
+    assert begun() == expected
+    assert again() == expected
+    assert begin(cache, ("part", "a")) is None  # a column within a column
+    damage(file, group=1, column=0)
+    broken = begin(cache, ("text",))
+    assert broken is not None
+    with pytest.raises(DataError, match=r"a\.parquet, row group 1: cannot be decoded \("):
+        broken()

@@ -92,3 +92,16 @@ def test_where_there_is_no_space_to_spill_pieces_are_decoded_again() -> None:
 
     assert [cache.get(name, partial(decode, name), spill=no_space) for name in "abab"] == list("abab")
     assert decodes == ["a", "b", "a", "a", "b", "b"]  # once more for what could not be written
+
+
+def test_what_was_begun_is_waited_for_instead_of_decoded() -> None:
+    cache = ReadCache(100, max_begun_bytes=10)
+    assert cache.begin("a", lambda: lambda: ("begun", 8), 8)
+    assert cache.begin("a", lambda: lambda: ("begun twice", 8), 8)
+    assert not cache.begin("b", lambda: lambda: ("no room", 8), 8)
+    assert cache.get("a", lambda: ("decoded", 8)) == "begun"
+    assert cache.begin("a", lambda: lambda: ("begun though it is there", 8), 8)
+    assert cache.get("a", lambda: ("decoded", 8)) == "begun"
+    assert cache.begin("b", lambda: lambda: ("begun", 8), 8)
+    assert cache.get("b", lambda: ("decoded", 8)) == "begun"
+    assert not ReadCache(100).begin("a", lambda: lambda: ("no room at all", 1), 1)
